@@ -1,0 +1,38 @@
+# Each target does the set-up it needs: a fresh clone runs `make train` or `make test` at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv train test lint format clean
+
+help:
+	@echo "make train   train the quickstart on this machine, print samples"
+	@echo "make test    run the tests"
+	@echo "make lint    run the linters and the type checker"
+	@echo "make format  format the code"
+	@echo "make venv    only make .venv with everything for development"
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+train: venv
+	$(BIN)/python -m psann_jax.main --config configs/quickstart.py
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

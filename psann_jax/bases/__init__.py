@@ -1,0 +1,18 @@
+"""Bases by name: `get("waveresnet")(vocab_size=512)`. A base says which mixers repeat."""
+
+from psann_jax.bases.base import Base
+from psann_jax.bases.registry import get, name_of, names, register
+from psann_jax.bases.respsann import ResPSANN
+from psann_jax.bases.transformer import Transformer
+from psann_jax.bases.waveresnet import WaveResNet
+
+__all__ = [
+    "Base",
+    "ResPSANN",
+    "Transformer",
+    "WaveResNet",
+    "get",
+    "name_of",
+    "names",
+    "register",
+]

@@ -1,0 +1,82 @@
+"""What every base shares: sizes, positions, dtype, and the sublayers to build patterns from."""
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+from psann_jax.nn.attention import Attention
+from psann_jax.nn.block import REMAT, MixerFactory, Pattern, Residual, SublayerFactory
+
+POSITIONS = ("rope", "alibi", "sinusoidal")
+DTYPES = ("bfloat16", "float32")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Base:
+    """The sizes of a model. `pattern` repeats until `n_layers` blocks are made."""
+
+    vocab_size: int | None = None  # None: as many as the tokenizer has
+    d_model: int = 512
+    n_layers: int = 8
+    n_heads: int = 8
+    d_mlp: int | None = None  # None: 4 * d_model
+    positional_encoding: Literal["rope", "alibi", "sinusoidal"] = "rope"
+    dropout: float = 0.0
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; weights are float32
+    scan_layers: bool = False  # compile one layer and loop over it; for deep models
+    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
+
+    final_norm = "rms"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or value < 1):
+                raise ValueError(f"base.{name}={value} must be a positive whole number")
+        self._choice("positional_encoding", POSITIONS)
+        self._choice("dtype", DTYPES)
+        self._choice("remat", tuple(REMAT))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"base.dropout={self.dropout} must be in [0, 1)")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        d, h = self.d_model, self.n_heads
+        if d % h:
+            fits = [n for n in range(1, d + 1) if d % n == 0]
+            nearest = min(fits, key=lambda n: abs(n - h))
+            raise ValueError(
+                f"base.d_model={d} is not a multiple of base.n_heads={h}; n_heads={nearest} fits"
+            )
+        if self.positional_encoding == "rope" and (d // h) % 2:
+            raise ValueError(
+                f"base.positional_encoding='rope' turns pairs, but the head size "
+                f"d_model / n_heads = {d // h} is odd; change n_heads or use 'alibi'"
+            )
+        if self.positional_encoding == "sinusoidal" and d % 2:
+            raise ValueError(f"base.d_model={d} must be even for positional_encoding='sinusoidal'")
+
+    def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        if (value := getattr(self, name)) not in allowed:
+            raise ValueError(f"base.{name}={value!r} must be one of {', '.join(allowed)}")
+
+    @property
+    def mlp_features(self) -> int:
+        """F, the width of the MLP."""
+        return self.d_mlp or 4 * self.d_model
+
+    def pattern(self) -> Pattern:
+        """The blocks of one period, each a tuple of residual sublayers, in order."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its blocks are")
+
+    def residual(self, mixer: MixerFactory, *, norm: str = "rms", **options) -> SublayerFactory:
+        """x + mixer(norm(x)) as a sublayer of this base."""
+        return partial(Residual, mixer=mixer, norm=norm, dropout=self.dropout, **options)
+
+    def attention(self) -> MixerFactory:
+        return partial(
+            Attention,
+            n_heads=self.n_heads,
+            position=self.positional_encoding,
+            dropout=self.dropout,
+        )

@@ -1,0 +1,51 @@
+"""Bases by name. A base of your own is one decorated dataclass, known everywhere by its name."""
+
+import difflib
+
+from psann_jax.bases.base import Base
+
+_BASES: dict[str, type[Base]] = {}
+
+
+def register(name: str):
+    """Class decorator: makes a base known as `name`.
+
+    Raises:
+      ValueError: the name is taken by another class. The same class may be defined again,
+        as a notebook cell run twice does.
+    """
+
+    def add(cls: type[Base]) -> type[Base]:
+        known = _BASES.get(name)
+        if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"base {name!r} is already {known.__module__}.{known.__qualname__}")
+        _BASES[name] = cls
+        return cls
+
+    return add
+
+
+def get(name: str) -> type[Base]:
+    """The class of base `name`; `get(name)(vocab_size=..., ...)` is its config.
+
+    Raises:
+      ValueError: no base has this name.
+    """
+    if name not in _BASES:
+        near = difflib.get_close_matches(name, _BASES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"base={name!r} is unknown{hint} Known: {', '.join(names())}")
+    return _BASES[name]
+
+
+def names() -> list[str]:
+    """All registered names, sorted."""
+    return sorted(_BASES)
+
+
+def name_of(base: Base) -> str:
+    """The name under which a config's class is registered."""
+    for name, cls in _BASES.items():
+        if cls is type(base):
+            return name
+    raise ValueError(f"{type(base).__qualname__} is not registered; decorate it with @register")

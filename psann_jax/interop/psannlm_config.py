@@ -1,0 +1,119 @@
+"""psannlm's argument names -> the config of a base here."""
+
+from collections.abc import Mapping
+import dataclasses
+import difflib
+from typing import Any
+
+from psann_jax import bases
+from psann_jax.bases import Base
+from psann_jax.nn.sine import PARAMETERS, SineConfig
+
+_SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp", "dropout")
+_SINE = {"amp": "amplitude", "freq": "frequency", "damp": "damping"}
+_SUFFIXES = {"_init": "", "_init_std": "_std", "_range": "_range", "_bounds": "_bounds"}
+_SINE_OPTIONS = {
+    ours + end: theirs + to for ours, theirs in _SINE.items() for end, to in _SUFFIXES.items()
+}
+_WAVE = {
+    "wave_kernel_size": "kernel",
+    "wave_dilation_growth": "dilation_growth",
+    "wave_dropout": "wave_dropout",
+}
+_MODES = {  # (wave_interleave, wave_replace) -> what psannlm computes
+    (False, False): "off",
+    (True, False): "interleave",
+    (True, True): "psannlm-replace",
+    (False, True): "psannlm-attention-only",
+}
+ATTENTION_IMPLEMENTATIONS = ("math", "sdpa", "auto")  # one function, so all mean the same here
+
+
+def base_config(base_name: str, config: Mapping[str, Any], dtype: str = "float32") -> Base:
+    """The base that computes what psannlm's `base_name` does with these builder arguments.
+
+    Raises:
+      ValueError: an unknown base or argument, or one that the base does not have.
+    """
+    fields: dict[str, Any] = {"dtype": dtype, **flat_fields(base_name, config)}
+    if base_name == "waveresnet":
+        modes = bool(config.get("wave_interleave")), bool(config.get("wave_replace"))
+        fields["wave"] = _MODES[modes]
+    return bases.get(base_name)(**fields)
+
+
+def flat_fields(base_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the base that psannlm's flat arguments set, without the wave's mode."""
+    known = {f.name for f in dataclasses.fields(bases.get(base_name))}
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if name in ("wave_interleave", "wave_replace") and "wave" in known:
+            continue
+        fields |= _translated(base_name, name, value, known)
+    return fields
+
+
+def _translated(base_name: str, name: str, value: Any, known: set[str]) -> dict[str, Any]:
+    if name in ("positional_encoding", "pos_enc"):
+        return {"positional_encoding": str(value).lower().strip()}
+    if name == "attn_impl" and value in ATTENTION_IMPLEMENTATIONS:
+        return {}
+    if name == "mlp_activation":
+        value = "sine" if value == "psann" else value
+        coerced = value == "sine" and "sine" not in known  # as psannlm's transformer does
+        return {name: "gelu" if coerced else value}
+    if name in ("sine", "sine_params") and "sine" in known:
+        return {"sine": sine_config(value)}
+    ours = _WAVE.get(name, name)
+    if ours not in known or ours == "sine":
+        raise ValueError(_unknown(base_name, name, known))
+    return {ours: value}
+
+
+def _unknown(base_name: str, name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known | set(_WAVE)), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"base {base_name!r} has no option {name!r}{hint}"
+
+
+def sine_config(options: Mapping[str, Any] | object) -> SineConfig:
+    """SineConfig of psannlm's sine_params: a mapping, or an object with these attributes.
+
+    Takes amp_init, freq_init, damp_init, their _init_std, _range and _bounds, trainable,
+    learnable and decay_mode, and the names of SineConfig themselves.
+
+    Raises:
+      ValueError: an unknown name, or a value that SineConfig refuses.
+    """
+    if isinstance(options, SineConfig):
+        return options
+    options = dict(options) if isinstance(options, Mapping) else dict(vars(options))
+    trainable = options.pop("trainable", True)
+    learnable = options.pop("learnable", None)
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        fields[_sine_field(name)] = tuple(value) if isinstance(value, list) else value
+    if learnable is not None:
+        learnable = [learnable] if isinstance(learnable, str) else learnable
+        fields["learnable"] = tuple(_parameter(n) for n in learnable)
+    elif not trainable:
+        fields["learnable"] = ()
+    for name in PARAMETERS:
+        fields[f"{name}_std"] = max(0.0, fields.get(f"{name}_std", 0.0))
+    return SineConfig(**fields)
+
+
+def _sine_field(name: str) -> str:
+    if name in ("decay_mode", "envelope"):
+        return "envelope"
+    ours = {f.name for f in dataclasses.fields(SineConfig)}
+    if name in _SINE_OPTIONS or name in ours:
+        return _SINE_OPTIONS.get(name, name)
+    near = difflib.get_close_matches(name, [*_SINE_OPTIONS, *sorted(ours)], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"sine_params has no option {name!r}{hint}")
+
+
+def _parameter(name: str) -> str:
+    aliases = {"amp": "amplitude", "freq": "frequency", "damp": "damping", "decay": "damping"}
+    return aliases.get(name, name)

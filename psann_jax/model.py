@@ -1,0 +1,130 @@
+"""The language model around a base: embedding, stack, norm, head."""
+
+import dataclasses
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.bases import Base
+from psann_jax.nn.block import Stack, State
+from psann_jax.nn.linear import Embedding, Linear
+from psann_jax.nn.norm import NORMS
+from psann_jax.ops.rope import sinusoidal
+from psann_jax.seq import Seq
+from psann_jax.sharding import constrain
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LMState:
+    """What decoding carries: the position of each row's next token, and the layers' states."""
+
+    position: jax.Array  # [B] int32
+    layers: State
+
+
+class LM(nnx.Module):
+    """Tokens in, next-token logits out. The module is its parameters, and a pytree of them.
+
+    Raises:
+      ValueError: `vocab_size` is not set, or `n_layers` does not fill whole periods.
+    """
+
+    def __init__(self, base: Base, *, rngs: nnx.Rngs):
+        if base.vocab_size is None:
+            raise ValueError("base.vocab_size is not set; give the tokenizer's vocabulary size")
+        pattern = base.pattern()
+        repeats, rest = divmod(base.n_layers, len(pattern))
+        if rest:
+            raise ValueError(
+                f"base.n_layers={base.n_layers} is not a multiple of the {len(pattern)} blocks "
+                f"of {type(base).__name__}.pattern()"
+            )
+        self.dtype, self.absolute = jnp.dtype(base.dtype), base.positional_encoding == "sinusoidal"
+        self.embed = Embedding(base.vocab_size, base.d_model, rngs=rngs)
+        self.stack = Stack(
+            base.d_model,
+            pattern,
+            repeats,
+            scan=base.scan_layers,
+            remat=base.remat,
+            dtype=self.dtype,
+            rngs=rngs,
+        )
+        self.norm = NORMS[base.final_norm](base.d_model)
+        self.head = Linear(base.d_model, base.vocab_size, ("embed", "vocab"), rngs=rngs)
+
+    def __call__(
+        self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None
+    ) -> tuple[jax.Array, LMState | None]:
+        """Logits of the token after each token.
+
+        Args:
+          tokens: [B, T] int32.
+          seq: where the tokens stand; None: one document a row, that goes on from `states`.
+          states: None in training; else what `init_state` or the last call returned. The
+            caller keeps the number of tokens within the state's max_len.
+
+        Returns:
+          [B, T, V] float32, and the states after these tokens (None without).
+        """
+        x, states = self.features(tokens, seq, states)
+        logits = self.head(x).astype(jnp.float32)
+        return constrain(logits, "batch", "length", "vocab"), states
+
+    def features(self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None):
+        """What the head reads, [B, T, D] after the last norm, and the states."""
+        seq = seq or Seq(_following(tokens, states))
+        # Gathered once, so that the lookup stays local to the shards of the batch.
+        table = constrain(self.embed.table[...].astype(self.dtype), None, None)  # [V, D]
+        x = table[tokens]
+        if self.absolute:
+            x = x + sinusoidal(seq.positions, x.shape[-1]).astype(x.dtype)
+        x = constrain(x, "batch", "length", None)
+        x, layers = self.stack(x, seq, None if states is None else states.layers)
+        return self.norm(x), None if states is None else LMState(_next(tokens, seq), layers)
+
+    def init_state(self, batch: int, max_len: int) -> LMState:
+        """The states of `batch` rows before any token, with room for max_len tokens each."""
+        layers = self.stack.init_state(batch, max_len, self.dtype)
+        return LMState(jnp.zeros((batch,), jnp.int32), layers)
+
+
+def _following(tokens: jax.Array, states: LMState | None) -> jax.Array:
+    steps = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    return steps if states is None else states.position[:, None] + steps
+
+
+def _next(tokens: jax.Array, seq: Seq) -> jax.Array:
+    """The position after each row's last real token, [B]."""
+    after = jnp.broadcast_to(seq.positions, tokens.shape) + 1
+    if seq.segments is None:
+        return after[:, -1]
+    last = jnp.max(jnp.arange(1, tokens.shape[1] + 1) * (seq.segments > 0), axis=1) - 1
+    return jnp.take_along_axis(after, jnp.maximum(last, 0)[:, None], axis=1)[:, 0]
+
+
+def parameter_count(model: Any) -> int:
+    """Numbers in the model's parameters; also of a `jax.eval_shape` of it."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
+
+
+def matmul_parameters(model: LM) -> int:
+    """Parameters that a token is multiplied with: all matrices but the embedding table."""
+    kernels = (
+        leaf
+        for leaf in jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, nnx.Variable))
+        if isinstance(leaf, nnx.Variable) and len(leaf.get_metadata().get("axes") or ()) >= 2
+    )
+    return sum(math.prod(k.shape) for k in kernels) - math.prod(model.embed.table.shape)
+
+
+def flops_per_token(model: LM, base: Base, length: int) -> int:
+    """Operations of forward and backward a token: 6 per matrix parameter, 6 L T D attention.
+
+    The attention counts what causality leaves, half of T x T; additions count as operations.
+    """
+    return 6 * matmul_parameters(model) + 6 * base.n_layers * length * base.d_model

@@ -1,0 +1,94 @@
+"""Multi-head causal self-attention with RoPE or ALiBi, and its key-value cache."""
+
+import dataclasses
+from functools import partial
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.nn.dropout import dropout
+from psann_jax.nn.linear import Linear
+from psann_jax.ops import attention as ops
+from psann_jax.ops.alibi import slopes
+from psann_jax.ops.rope import rope
+from psann_jax.seq import Seq
+from psann_jax.sharding import constrain
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Rotated keys, values and the place of every token so far; `length` slots are filled.
+
+    Each slot remembers its token's position and segment, so rows of one batch may hold
+    prompts of different lengths, padded (segment 0) on either side.
+    """
+
+    k: jax.Array  # [B, S, H, K]
+    v: jax.Array  # [B, S, H, K]
+    positions: jax.Array  # [B, S] int32
+    segments: jax.Array  # [B, S] int32, 0 where there is nothing to see
+    length: jax.Array  # [] int32
+
+    def extended(self, **new: jax.Array) -> "KVCache":
+        """The cache with T more slots filled; the caller keeps length + T <= S."""
+
+        def write(old, new):
+            start = (0, self.length) + (0,) * (old.ndim - 2)
+            return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+
+        filled = {name: write(getattr(self, name), value) for name, value in new.items()}
+        return KVCache(**filled, length=self.length + new["k"].shape[1])
+
+
+class Attention(nnx.Module):
+    """o(attention(q(x), k(x), v(x))), all four projections D -> D without bias."""
+
+    def __init__(
+        self, d_model: int, *, n_heads: int, position: str, dropout: float, dtype, rngs: nnx.Rngs
+    ):
+        self.n_heads, self.rotary, self.dropout = n_heads, position == "rope", dropout
+        self.slopes = slopes(n_heads) if position == "alibi" else None
+        inward, outward = ("embed", "heads"), ("heads", "embed")
+        self.q, self.k, self.v = (Linear(d_model, d_model, inward, rngs=rngs) for _ in range(3))
+        self.o = Linear(d_model, d_model, outward, rngs=rngs)
+
+    def __call__(self, x: jax.Array, seq: Seq, state: KVCache | None = None):
+        """[B, T, D] -> [B, T, D], and the cache with these tokens in it."""
+        heads = (*x.shape[:2], self.n_heads, x.shape[2] // self.n_heads)
+        q, k, v = (f(x).reshape(heads) for f in (self.q, self.k, self.v))  # [B, T, H, K]
+        if self.rotary:
+            q, k = rope(q, seq.positions), rope(k, seq.positions)
+        if state is not None:
+            y, state = self._cached(q, k, v, seq, state)
+        elif self.dropout and seq.key is not None:
+            y = self._dropped(q, k, v, seq)
+        else:
+            y = ops.attention(q, k, v, segments=seq.segments, slopes=self.slopes)
+        return self.o(constrain(y.reshape(x.shape), "batch", "length", "heads")), state
+
+    def init_state(self, batch: int, max_len: int, dtype) -> KVCache:
+        d_model = self.q.kernel.shape[-1]
+        kv = jnp.zeros((batch, max_len, self.n_heads, d_model // self.n_heads), dtype)
+        place = jnp.zeros((batch, max_len), jnp.int32)
+        return KVCache(kv, kv, place, place, jnp.zeros((), jnp.int32))
+
+    def _cached(self, q, k, v, seq: Seq, cache: KVCache):
+        place = q.shape[:2]  # [B, T]
+        positions = jnp.broadcast_to(seq.positions, place)
+        segments = jnp.ones(place, jnp.int32) if seq.segments is None else seq.segments
+        cache = cache.extended(k=k, v=v, positions=positions, segments=segments)
+        where = positions, cache.positions
+        mask = ops.visible(segments, cache.segments, *where)  # [B, T, S]
+        bias = None if self.slopes is None else ops.alibi_bias(self.slopes, *where)
+        k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
+        return ops.masked_attention(q, k, v, mask, bias=bias), cache
+
+    def _dropped(self, q, k, v, seq: Seq):
+        index = jnp.arange(q.shape[1])[None]
+        segments = jnp.ones_like(index) if seq.segments is None else seq.segments
+        mask = ops.visible(segments, segments, index, index)
+        bias = None if self.slopes is None else ops.alibi_bias(self.slopes, index, index)
+        drop = partial(dropout, rate=self.dropout, key=seq.fold(1).key)
+        return ops.masked_attention(q, k, v, mask, bias=bias, drop=drop)

@@ -1,0 +1,170 @@
+"""Residual sublayers and stacks of them.
+
+Everything that goes between two residual additions is a Mixer: attention, wave convolution,
+MLP. A mixer of features alone has state None.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.nn.dropout import dropout
+from psann_jax.nn.norm import NORMS
+from psann_jax.seq import Seq
+from psann_jax.sharding import constrain
+
+State = Any  # a pytree owned by the mixer: key-value cache, convolution past, recurrent state
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Mixer(Protocol):
+    """What a residual branch is made of."""
+
+    def __call__(self, x: jax.Array, seq: Seq, state: State) -> tuple[jax.Array, State]:
+        """[B, T, D] -> [B, T, D]. state=None trains; else the T tokens extend it."""
+        ...
+
+    def init_state(self, batch: int, max_len: int, dtype: Any) -> State:
+        """The state before any token, for up to max_len of them; None if stateless."""
+        ...
+
+
+MixerFactory = Callable[..., Mixer]  # (d_model, *, dtype, rngs) -> Mixer
+SublayerFactory = Callable[..., "Residual"]  # (d_model, *, dtype, rngs) -> Residual
+Pattern = tuple[tuple[SublayerFactory, ...], ...]  # blocks, each a tuple of sublayers
+
+
+class Residual(nnx.Module):
+    """x + alpha * mixer(norm(x)).
+
+    Args:
+      alpha: start of a learned scale [1] of the branch; None: no scale.
+      dropout: share of the branch's outputs dropped in training.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        mixer: MixerFactory,
+        norm: str = "rms",
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.norm = NORMS[norm](d_model)
+        self.mixer = mixer(d_model, dtype=dtype, rngs=rngs)
+        self.alpha = None if alpha is None else nnx.Param(jnp.full((1,), alpha), axes=(None,))
+        self.dropout = dropout
+
+    def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]
+        y, state = self.mixer(self.norm(x), seq, state)
+        y = dropout(y, self.dropout, seq.key)
+        y = y if self.alpha is None else self.alpha[...].astype(y.dtype) * y
+        return constrain(self._join(x, y), "batch", "length", None), state
+
+    def init_state(self, batch: int, max_len: int, dtype) -> State:
+        return self.mixer.init_state(batch, max_len, dtype)
+
+    def _join(self, x, y):
+        return x + y
+
+
+class Replacing(Residual):
+    """alpha * mixer(norm(x)): the stream itself is not carried on.
+
+    Kept for weights of psannlm's replace mode, which computes this; new models want Residual.
+    """
+
+    def _join(self, x, y):
+        return y
+
+
+class Nothing(nnx.Module):
+    """A mixer that adds nothing: the place of a branch that imported weights have unused."""
+
+    def __init__(self, d_model: int, *, dtype, rngs: nnx.Rngs):
+        pass
+
+    def __call__(self, x: jax.Array, seq: Seq, state: None = None):
+        return jnp.zeros_like(x), None
+
+    def init_state(self, batch: int, max_len: int, dtype) -> None:
+        return None
+
+
+class Stack(nnx.Module):
+    """`repeats` copies of `pattern`, parameters stacked on a leading axis.
+
+    Unrolled layers compile longer and run faster; scanned ones compile once whatever their
+    number. Both read the same parameters. With states the layers are always unrolled, so
+    that each keeps arrays of its own, updated in place.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        pattern: Pattern,
+        repeats: int,
+        *,
+        scan: bool = False,
+        remat: str = "none",
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        def period(key: jax.Array) -> nnx.List:
+            rngs = nnx.Rngs(key)
+            sublayers = [make for block in pattern for make in block]
+            return nnx.List(make(d_model, dtype=dtype, rngs=rngs) for make in sublayers)
+
+        self.layers = jax.vmap(period)(jax.random.split(rngs.params(), repeats))
+        self.repeats, self.scan, self.remat = repeats, scan, remat
+
+    def __call__(self, x: jax.Array, seq: Seq, states: State = None):
+        """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
+        if states is not None:
+            return self._extended(x, seq, states)
+
+        def body(x, layer):
+            index, sublayers = layer
+            for i, sublayer in enumerate(sublayers):
+                x, _ = sublayer(x, seq.fold(index * len(sublayers) + i))
+            return x, None
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        if self.scan:
+            return jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers))
+        for layer in enumerate(self._unstacked()):
+            x, _ = body(x, layer)
+        return x, None
+
+    def _extended(self, x, seq, states):
+        new = []
+        for sublayers, past in zip(self._unstacked(), states, strict=True):
+            row = []
+            for sublayer, state in zip(sublayers, past, strict=True):
+                x, state = sublayer(x, seq, state)
+                row.append(state)
+            new.append(tuple(row))
+        return x, tuple(new)
+
+    def _unstacked(self) -> list[nnx.List]:
+        # The gradient of split is one concatenation; that of indexing is a sum of L padded arrays.
+        leaves, tree = jax.tree.flatten(self.layers)
+        parts = [jax.lax.split(a, (1,) * self.repeats, axis=0) for a in leaves]
+        return [tree.unflatten([p[i][0] for p in parts]) for i in range(self.repeats)]
+
+    def init_state(self, batch: int, max_len: int, dtype) -> State:
+        def one() -> State:
+            return tuple(r.init_state(batch, max_len, dtype) for r in self.layers)
+
+        return tuple(one() for _ in range(self.repeats))

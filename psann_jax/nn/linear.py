@@ -1,0 +1,32 @@
+"""Affine map of the features, and the token embedding."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.ops.matmul import matmul
+
+Axes = tuple[str | None, str | None]
+
+
+class Linear(nnx.Module):
+    """x @ kernel (+ bias): Xavier-uniform kernel [I, O], zero bias, both float32."""
+
+    def __init__(self, d_in: int, d_out: int, axes: Axes, *, rngs: nnx.Rngs, bias: bool = False):
+        xavier = jax.nn.initializers.xavier_uniform()
+        self.kernel = nnx.Param(xavier(rngs.params(), (d_in, d_out)), axes=axes)
+        self.bias = nnx.Param(jnp.zeros((d_out,)), axes=(axes[1],)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., I] -> [..., O] in x's dtype."""
+        y = matmul(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A row of `table` [V, D] for every token id; drawn from N(0, 0.02)."""
+
+    def __init__(self, vocab_size: int, d_model: int, *, rngs: nnx.Rngs):
+        normal = jax.nn.initializers.normal(0.02)
+        table = normal(rngs.params(), (vocab_size, d_model))
+        self.table = nnx.Param(table, axes=("vocab", "embed"))

@@ -1,0 +1,147 @@
+"""The trainable sine activation: one amplitude, frequency and damping a feature.
+
+Source: PSANN (github.com/Nickm1128/psann, SineParam). A raw parameter r stands for
+softplus(r), so each stays positive; the frequency has 1e-6 added; bounds clamp the result.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.ops.sine import ENVELOPES, sine
+
+PARAMETERS = ("amplitude", "frequency", "damping")
+_FLOOR = {"amplitude": 0.0, "frequency": 1e-6, "damping": 0.0}
+_SMALLEST = 1.1920929e-7  # float32 epsilon: the least value a raw parameter stands for
+
+Interval = tuple[float | None, float | None]
+
+
+@dataclasses.dataclass(kw_only=True)
+class SineConfig:
+    """How the sine starts, what of it is trained, and what damps it.
+
+    Each parameter starts at its value in every feature; with `_std` > 0 it is drawn from
+    N(value, std) a feature; else with `_range` one value a layer is drawn from it evenly.
+    `_bounds` (low, high; None is open) hold during the whole training.
+    """
+
+    amplitude: float = 1.0
+    amplitude_std: float = 0.0
+    amplitude_range: tuple[float, float] | None = None
+    amplitude_bounds: Interval | None = None
+    frequency: float = 1.0  # radians per unit of pre-activation
+    frequency_std: float = 0.0
+    frequency_range: tuple[float, float] | None = None
+    frequency_bounds: Interval | None = None
+    damping: float = 0.01  # nepers per unit of the envelope
+    damping_std: float = 0.0
+    damping_range: tuple[float, float] | None = None
+    damping_bounds: Interval | None = None
+    envelope: Literal["abs", "relu", "none"] = "abs"
+    learnable: tuple[str, ...] = PARAMETERS
+
+    def __post_init__(self):
+        for name in PARAMETERS:
+            self._check(name)
+        if self.envelope not in ENVELOPES:
+            allowed = ", ".join(ENVELOPES)
+            raise ValueError(f"sine.envelope={self.envelope!r} must be one of {allowed}")
+        if unknown := set(self.learnable) - set(PARAMETERS):
+            raise ValueError(
+                f"sine.learnable names {', '.join(sorted(unknown))}; "
+                f"it may name {', '.join(PARAMETERS)}"
+            )
+
+    def _check(self, name: str) -> None:
+        value = getattr(self, name)
+        least = "at least 0" if name == "damping" else "positive"
+        if not (math.isfinite(value) and value >= 0 and (value > 0 or name == "damping")):
+            raise ValueError(f"sine.{name}={value} must be {least} and finite")
+        interval = getattr(self, f"{name}_range")
+        if interval is not None and not all(math.isfinite(v) and v >= 0 for v in interval):
+            raise ValueError(f"sine.{name}_range={interval} must be two numbers >= 0")
+        low, high = getattr(self, f"{name}_bounds") or (None, None)
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"sine.{name}_bounds={(low, high)}: the low one exceeds the high one")
+
+
+def inverse_softplus(value: jax.Array) -> jax.Array:
+    """raw with softplus(raw) = max(value, float32 epsilon), finite for every finite value."""
+    value = jnp.maximum(jnp.asarray(value, jnp.float32), _SMALLEST)
+    return value + jnp.log(-jnp.expm1(-value))
+
+
+class Sine(nnx.Module):
+    """Holds the raw parameters of `ops.sine` for F features, float32."""
+
+    def __init__(self, features: int, config: SineConfig, *, axis: str, rngs: nnx.Rngs):
+        self.amplitude, self.frequency, self.damping = (
+            nnx.Param(inverse_softplus(_initial(config, name, features, rngs)), axes=(axis,))
+            for name in PARAMETERS
+        )
+        self.envelope, self.learnable = config.envelope, tuple(config.learnable)
+        self.bounds = tuple(getattr(config, f"{name}_bounds") for name in PARAMETERS)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """[..., F] -> [..., F]."""
+        return sine(z, *map(self.value, PARAMETERS), envelope=self.envelope)
+
+    def value(self, name: str) -> jax.Array:
+        """What the raw parameter `name` stands for, [F] and positive."""
+        value = jax.nn.softplus(getattr(self, name)[...]) + _FLOOR[name]
+        low, high = self.bounds[PARAMETERS.index(name)] or (None, None)
+        value = _clamp(value, low, high)
+        return value if name in self.learnable else jax.lax.stop_gradient(value)
+
+
+def _clamp(value: jax.Array, low: float | None, high: float | None) -> jax.Array:
+    # jnp.clip halves the gradient at a bound; training must be able to leave it.
+    inside = jnp.ones_like(value, bool)
+    inside = inside if low is None else inside & (value >= low)
+    inside = inside if high is None else inside & (value <= high)
+    return jnp.where(inside, value, jax.lax.stop_gradient(jnp.clip(value, low, high)))
+
+
+def _initial(config: SineConfig, name: str, features: int, rngs: nnx.Rngs) -> jax.Array:
+    mean, std = getattr(config, name), getattr(config, f"{name}_std")
+    interval = getattr(config, f"{name}_range")
+    if std > 0:
+        return mean + std * jax.random.normal(rngs.params(), (features,))
+    if interval is not None:
+        low, high = sorted(interval)
+        mean = jax.random.uniform(rngs.params(), (), minval=low, maxval=high)
+    return jnp.full((features,), mean, jnp.float32)
+
+
+class Pointwise(nnx.Module):
+    """An activation without parameters."""
+
+    def __init__(self, function: Callable[[jax.Array], jax.Array]):
+        self.function = function
+
+    def __call__(self, z: jax.Array) -> jax.Array:  # [..., F]
+        return self.function(z)
+
+
+def gelu(z: jax.Array) -> jax.Array:
+    """The exact GELU, z * Phi(z)."""
+    return jax.nn.gelu(z, approximate=False)
+
+
+POINTWISE = {"gelu": gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
+ACTIVATIONS = ("sine", *POINTWISE)
+
+
+def activation(
+    name: str, features: int, config: SineConfig, *, axis: str, rngs: nnx.Rngs
+) -> nnx.Module:
+    """The activation `name` over [..., features]; `axis` is its features' logical axis."""
+    if name == "sine":
+        return Sine(features, config, axis=axis, rngs=rngs)
+    return Pointwise(POINTWISE[name])

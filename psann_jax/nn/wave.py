@@ -1,0 +1,55 @@
+"""The wave mixer: a causal dilated convolution, an activation, a projection."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.nn.linear import Linear
+from psann_jax.nn.sine import SineConfig, activation
+from psann_jax.ops.conv import causal_conv, span
+from psann_jax.seq import Seq
+
+
+class Wave(nnx.Module):
+    """proj(act(conv(x))); its state is the last (W - 1) * dilation inputs, [B, span, D].
+
+    Source: psannlm 2.0.1, the temporal block of its wave network, made causal.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        kernel: int,
+        dilation: int,
+        act: str,
+        sine: SineConfig,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.dilation, limit = dilation, kernel**-0.5
+        taps = jax.random.uniform(rngs.params(), (kernel, d_model), minval=-limit, maxval=limit)
+        self.taps = nnx.Param(taps, axes=("tap", "norm"))
+        self.act = activation(act, d_model, sine, axis="norm", rngs=rngs)
+        self.proj = Linear(d_model, d_model, ("embed", "heads"), bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array, seq: Seq, state: jax.Array | None = None):  # [B, T, D]
+        positions = None if seq.segments is None else seq.positions
+        y, history = causal_conv(
+            x, self.taps[...], dilation=self.dilation, past=state, positions=positions
+        )
+        return self.proj(self.act(y)), None if state is None else self._last(history, seq)
+
+    def init_state(self, batch: int, max_len: int, dtype) -> jax.Array:
+        width, d_model = self.taps.shape[-2:]
+        return jnp.zeros((batch, span(width, self.dilation), d_model), dtype)
+
+    def _last(self, history: jax.Array, seq: Seq) -> jax.Array:
+        """The inputs before the next token, which follows the last one that is no padding."""
+        reach = span(self.taps.shape[0], self.dilation)
+        length = history.shape[1] - reach
+        if seq.segments is None:
+            return history[:, length:]
+        real = jnp.arange(1, length + 1) * (seq.segments > 0)
+        end = jnp.max(real, axis=1)  # [B]
+        return jax.vmap(lambda h, e: jax.lax.dynamic_slice_in_dim(h, e, reach))(history, end)

@@ -1,0 +1,45 @@
+"""Causal depthwise dilated convolution over time, with a carried past."""
+
+import jax
+import jax.numpy as jnp
+
+
+def span(taps: int, dilation: int) -> int:
+    """How many earlier tokens an output depends on."""
+    return (taps - 1) * dilation
+
+
+def causal_conv(
+    x: jax.Array,
+    taps: jax.Array,
+    *,
+    dilation: int = 1,
+    past: jax.Array | None = None,
+    positions: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """y[t] = sum_i taps[i] * x[t - (W - 1 - i) * dilation], one filter a feature.
+
+    Args:
+      x: [B, T, D].
+      taps: [W, D]; the last one meets the token itself.
+      past: [B, span, D], the inputs before x[:, 0]; zeros when None.
+      positions: [B, T]; where given, a tap that reaches before position 0 meets zero, so
+        that nothing passes from one packed document into the next.
+
+    Returns:
+      y [B, T, D], and past with x behind it, [B, span + T, D].
+    """
+    width, length = taps.shape[0], x.shape[1]
+    reach = span(width, dilation)
+    if past is None:
+        history = jnp.pad(x, ((0, 0), (reach, 0), (0, 0)))
+    else:
+        history = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    y = x * taps[-1].astype(x.dtype)
+    for i in range(width - 1):
+        lag = reach - i * dilation
+        seen = jax.lax.slice_in_dim(history, reach - lag, reach - lag + length, axis=1)
+        if positions is not None:
+            seen = jnp.where(positions[..., None] >= lag, seen, 0)
+        y = y + seen * taps[i].astype(x.dtype)
+    return y, history

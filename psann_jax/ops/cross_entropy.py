@@ -1,0 +1,101 @@
+"""Cross-entropy of a linear head, in chunks of tokens: the logits [B, T, V] are never whole.
+
+The forward pass of a gradient also forms the gradients, so each chunk's logits are computed
+once: three matrix products, as without chunks. Evaluation computes the loss alone.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+_CHUNK_BYTES = {"cpu": 2**23}  # of float32 logits: what stays in the cache
+_DEFAULT_CHUNK_BYTES = 2**28
+
+
+def linear_cross_entropy(
+    x: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Sum over tokens of weight * cross-entropy of softmax(x @ kernel), in nats, [] float32.
+
+    Args:
+      x: [B, T, D] features after the last norm.
+      kernel: [D, V].
+      targets: [B, T] int32 in [0, V).
+      weights: [B, T]; 0 leaves a token out. No gradient flows to them.
+      label_smoothing: share of the target that is spread evenly over the vocabulary.
+    """
+    return _loss(x, kernel, targets, weights, label_smoothing)
+
+
+def _chunked(x, kernel, targets, weights):
+    """The three arrays cut along T (whole in B, so that shards of B stay where they are)."""
+    batch, length = targets.shape
+    budget = _CHUNK_BYTES.get(jax.default_backend(), _DEFAULT_CHUNK_BYTES)
+    tokens = max(1, budget // (4 * kernel.shape[1]))
+    size = min(length, max(1, tokens // batch))
+    n = -(-length // size)
+    size = -(-length // n)
+
+    def cut(a):  # [B, T, ...] -> [n, B, size, ...]
+        a = jnp.pad(a, ((0, 0), (0, n * size - length)) + ((0, 0),) * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(batch, n, size, *a.shape[2:]), 1, 0)
+
+    return tuple(map(cut, (x, targets, weights)))
+
+
+def _nats(logits, targets, weights, smoothing):
+    """Weighted loss of a chunk, and its log-normaliser: logits [B, C, V] float32."""
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    hit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    expected = (1 - smoothing) * hit
+    if smoothing:
+        expected = expected + smoothing * jnp.mean(logits, axis=-1)
+    return jnp.sum(weights * (normaliser - expected)), normaliser
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _loss(x, kernel, targets, weights, smoothing):
+    kernel = kernel.astype(x.dtype)
+
+    def body(total, chunk):
+        x, targets, weights = chunk
+        logits = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        return total + _nats(logits, targets, weights, smoothing)[0], None
+
+    return jax.lax.scan(body, jnp.float32(0), _chunked(x, kernel, targets, weights))[0]
+
+
+def _loss_fwd(x, kernel, targets, weights, smoothing):
+    table, vocabulary = kernel.astype(x.dtype), kernel.shape[1]
+
+    def body(carry, chunk):
+        total, d_kernel = carry
+        x, targets, weights = chunk
+        logits = jnp.dot(x, table, preferred_element_type=jnp.float32)  # [B, C, V]
+        nats, normaliser = _nats(logits, targets, weights, smoothing)
+        hit = targets[..., None] == jnp.arange(vocabulary)
+        expected = (1 - smoothing) * hit + smoothing / vocabulary
+        d_logits = weights[..., None] * (jnp.exp(logits - normaliser[..., None]) - expected)
+        d_logits = d_logits.astype(x.dtype)
+        dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        dx = dot("bcv,dv->bcd", d_logits, table).astype(x.dtype)
+        return (total + nats, d_kernel + dot("bcd,bcv->dv", x, d_logits)), dx
+
+    zero = jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32)
+    (total, d_kernel), dx = jax.lax.scan(body, zero, _chunked(x, table, targets, weights))
+    dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
+    return total, (dx, d_kernel.astype(kernel.dtype))
+
+
+def _loss_bwd(smoothing, saved, g):
+    dx, d_kernel = saved
+    return (g * dx).astype(dx.dtype), (g * d_kernel).astype(d_kernel.dtype), None, None
+
+
+_loss.defvjp(_loss_fwd, _loss_bwd)

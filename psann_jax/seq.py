@@ -1,0 +1,46 @@
+"""Where each token stands: positions and segments, the batch of training rows, and the legend.
+
+Letters in shape comments, the same in every file:
+  B batch   T tokens   D d_model   F d_mlp   H heads   K head size   V vocabulary
+  S cache slots   N state size   A micro-batches   L layers   W taps of a convolution
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Seq:
+    """What every mixer may know about the tokens it is given, besides their features.
+
+    A token sees the tokens of its own segment that come before it. Positions count from 0
+    inside a segment, so `position == 0` is where recurrences and convolutions start afresh.
+
+    Attributes:
+      positions: [B, T] or [1, T] int32.
+      segments: [B, T] int32, 0 on padding; None when every row is one document.
+      key: PRNG key of this call's dropout; None (evaluation, decoding) drops nothing.
+    """
+
+    positions: jax.Array
+    segments: jax.Array | None = None
+    key: jax.Array | None = None
+
+    def fold(self, index: int | jax.Array) -> "Seq":
+        """The same tokens with a dropout key of their own for layer or sublayer `index`."""
+        if self.key is None:
+            return self
+        return dataclasses.replace(self, key=jax.random.fold_in(self.key, index))
+
+
+class Batch(NamedTuple):
+    """Rows of packed next-token examples; numpy on the host, jax arrays on the devices."""
+
+    inputs: jax.Array  # [B, T] int32
+    targets: jax.Array  # [B, T] int32
+    weights: jax.Array  # [B, T] float32, 0 where there is no loss
+    positions: jax.Array  # [B, T] int32, from 0 in every segment
+    segments: jax.Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding

@@ -1,0 +1,114 @@
+"""Where arrays live: logical axis names -> mesh axes, named in no other file.
+
+The mesh always has the axes ("data", "fsdp", "tensor"). Its shape alone picks the
+parallelism: (8, 1, 1) replicates the weights, (1, 8, 1) is FSDP, (1, 4, 2) adds tensor.
+"""
+
+import math
+from typing import Any
+
+from flax import nnx
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "embed": "fsdp",  # the model dimension of a weight, never of an activation
+    "mlp": "tensor",
+    "heads": "tensor",
+    "vocab": "tensor",
+    "norm": None,
+    "tap": None,
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """The mesh over all devices; one size may be -1 and takes what the others leave.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    fixed = math.prod(n for n in sizes if n != -1)
+    if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+        raise ValueError(f"mesh {_named(sizes)}: sizes are positive, and one of them may be -1")
+    free, rest = divmod(devices, fixed)
+    if rest or (-1 not in sizes and free != 1):
+        raise ValueError(
+            f"mesh {_named(sizes)} does not fit {devices} devices: "
+            "the sizes must multiply to the number of devices; -1 takes what is left"
+        )
+    # make_mesh makes Explicit axes unless told; we let XLA propagate the shardings.
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh([free if n == -1 else n for n in sizes], MESH_AXES, axis_types=axis_types)
+
+
+def _named(sizes: list[int]) -> str:
+    return "(" + ", ".join(f"{a}={n}" for a, n in zip(MESH_AXES, sizes, strict=True)) + ")"
+
+
+def spec(axes: tuple[str | None, ...]) -> P:
+    """The PartitionSpec of logical `axes`; None leaves a dimension whole."""
+    return P(*(None if a is None else RULES[a] for a in axes))
+
+
+def distributed() -> bool:
+    """Whether the mesh in scope spreads arrays over more than one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation to `axes`; does nothing outside `jax.set_mesh`."""
+    return jax.lax.with_sharding_constraint(x, spec(axes)) if distributed() else x
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Sharding of a batch array whose batch axis comes after `leading` whole axes."""
+    return NamedSharding(mesh, P(*(None,) * leading, RULES["batch"]))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are spread."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Sharding of every leaf, read from each Param's `axes`; other leaves replicate.
+
+    Stacked layers add leading dimensions in front of `axes`; those stay whole, so that
+    scan and vmap need no metadata of their own.
+
+    Raises:
+      ValueError: a dimension is not a multiple of the devices it is spread over, or two
+        logical axes of one array fall on the same mesh axis.
+    """
+
+    def of(path, leaf):
+        axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else None
+        if axes is None:
+            return jax.tree.map(lambda _: NamedSharding(mesh, P()), leaf)
+        where = spec((None,) * (leaf.ndim - len(axes)) + tuple(axes))
+        _check(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape, where, mesh)
+        return jax.tree.map(lambda _: NamedSharding(mesh, where), leaf)
+
+    return jax.tree_util.tree_map_with_path(of, tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _check(name: str, shape: tuple[int, ...], where: P, mesh: Mesh) -> None:
+    used = [a for entry in where for a in ((entry,) if isinstance(entry, str) else entry or ())]
+    if len(set(used)) < len(used):
+        raise ValueError(f"{name} {shape}: sharding.RULES puts two of its axes on one of {used}")
+    for size, entry in zip(shape, where, strict=True):
+        ways = math.prod(
+            mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ())
+        )
+        if size % ways:
+            raise ValueError(
+                f"{name} {shape}: {size} is not a multiple of mesh.{entry}={ways}; "
+                "change the size or the mesh"
+            )
