@@ -112,19 +112,26 @@ def parameter_count(model: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
 
 
-def matmul_parameters(model: LM) -> int:
-    """Parameters that a token is multiplied with: all matrices but the embedding table."""
-    kernels = (
-        leaf
-        for leaf in jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, nnx.Variable))
-        if isinstance(leaf, nnx.Variable) and len(leaf.get_metadata().get("axes") or ()) >= 2
-    )
-    return sum(math.prod(k.shape) for k in kernels) - math.prod(model.embed.table.shape)
+def matrices(model: Any) -> Any:
+    """True for the matrices of a model: params declared with two logical axes or more.
+
+    These decay and are cast for decoding. The number of dimensions would not do to tell them:
+    a norm of stacked layers has two as well.
+    """
+
+    def of(leaf: Any) -> Any:
+        axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else ()
+        return jax.tree.map(lambda _: len(axes or ()) >= 2, leaf)
+
+    return jax.tree.map(of, model, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def flops_per_token(model: LM, base: Base, length: int) -> int:
     """Operations of forward and backward a token: 6 per matrix parameter, 6 L T D attention.
 
-    The attention counts what causality leaves, half of T x T; additions count as operations.
+    The attention counts what causality leaves, half of T x T. The embedding is a lookup.
     """
-    return 6 * matmul_parameters(model) + 6 * base.n_layers * length * base.d_model
+    pairs = zip(jax.tree.leaves(model), jax.tree.leaves(matrices(model)), strict=True)
+    multiplied = sum(math.prod(leaf.shape) for leaf, is_matrix in pairs if is_matrix)
+    multiplied -= math.prod(model.embed.table.shape)
+    return 6 * multiplied + 6 * base.n_layers * length * base.d_model

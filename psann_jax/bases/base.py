@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
 
 from psann_jax.nn.attention import Attention
 from psann_jax.nn.block import REMAT, MixerFactory, Pattern, Residual, SublayerFactory
@@ -20,11 +19,11 @@ class Base:
     n_layers: int = 8
     n_heads: int = 8
     d_mlp: int | None = None  # None: 4 * d_model
-    positional_encoding: Literal["rope", "alibi", "sinusoidal"] = "rope"
+    positional_encoding: str = "rope"  # rope, alibi or sinusoidal
     dropout: float = 0.0
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of activations; weights are float32
+    dtype: str = "bfloat16"  # of activations (or float32); weights are float32
     scan_layers: bool = False  # compile one layer and loop over it; for deep models
-    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
+    remat: str = "none"  # none, dots or full: what the backward pass computes again
 
     final_norm = "rms"
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
 
 from psann_jax.bases.base import Base
 from psann_jax.bases.registry import register
@@ -19,7 +18,7 @@ class ResPSANN(Base):
     Source: psannlm 2.0.1 (github.com/Nickm1128/psann), its residual network.
     """
 
-    mlp_activation: Literal["sine", "gelu", "relu", "tanh"] = "sine"
+    mlp_activation: str = "sine"  # sine, gelu, relu or tanh
     sine: SineConfig = dataclasses.field(default_factory=SineConfig)
 
     def __post_init__(self):

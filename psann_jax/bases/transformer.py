@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
 
 from psann_jax.bases.base import Base
 from psann_jax.bases.registry import register
@@ -16,7 +15,7 @@ from psann_jax.nn.sine import POINTWISE, SineConfig
 class Transformer(Base):
     """Attention and an MLP, each behind a LayerNorm, without scales or sines."""
 
-    mlp_activation: Literal["gelu", "relu", "tanh"] = "gelu"
+    mlp_activation: str = "gelu"  # gelu, relu or tanh
 
     final_norm = "layer"
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
 
 from psann_jax.bases.registry import register
 from psann_jax.bases.respsann import ResPSANN
@@ -21,9 +20,7 @@ class WaveResNet(ResPSANN):
     residual stream, or the MLP. They are there for its weights.
     """
 
-    wave: Literal["interleave", "replace", "off", "psannlm-replace", "psannlm-attention-only"] = (
-        "interleave"
-    )
+    wave: str = "interleave"  # one of WAVES
     kernel: int = 3  # taps
     dilation_growth: int = 1  # layer i dilates by growth ** i
     wave_dropout: float = 0.0

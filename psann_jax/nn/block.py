@@ -4,7 +4,7 @@ Everything that goes between two residual additions is a Mixer: attention, wave 
 MLP. A mixer of features alone has state None.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from flax import nnx
@@ -131,7 +131,7 @@ class Stack(nnx.Module):
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):
         """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
         if states is not None:
-            return self._extended(x, seq, states)
+            return self.unrolled()(x, seq, states)
 
         def body(x, layer):
             index, sublayers = layer
@@ -143,13 +143,33 @@ class Stack(nnx.Module):
             body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not self.scan)
         if self.scan:
             return jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers))
-        for layer in enumerate(self._unstacked()):
+        for layer in enumerate(self.unrolled().layers):
             x, _ = body(x, layer)
         return x, None
 
-    def _extended(self, x, seq, states):
+    def unrolled(self) -> "Unrolled":
+        """The same layers with arrays of their own, for calls that carry states."""
+        # The gradient of split is one concatenation; that of indexing is a sum of L padded arrays.
+        leaves, tree = jax.tree.flatten(self.layers)
+        parts = [jax.lax.split(a, (1,) * self.repeats, axis=0) for a in leaves]
+        return Unrolled(tree.unflatten([p[i][0] for p in parts]) for i in range(self.repeats))
+
+    def init_state(self, batch: int, max_len: int, dtype) -> State:
+        """The states before any token: one tuple a repeat, one entry a sublayer."""
+
+        return _initial_states([self.layers] * self.repeats, batch, max_len, dtype)
+
+
+class Unrolled(nnx.Module):
+    """The layers of a Stack apart, as decoding reads them token after token."""
+
+    def __init__(self, layers: Iterable[nnx.List]):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array, seq: Seq, states: State):
+        """[B, T, D] -> [B, T, D], and the states with these tokens in them."""
         new = []
-        for sublayers, past in zip(self._unstacked(), states, strict=True):
+        for sublayers, past in zip(self.layers, states, strict=True):
             row = []
             for sublayer, state in zip(sublayers, past, strict=True):
                 x, state = sublayer(x, seq, state)
@@ -157,14 +177,9 @@ class Stack(nnx.Module):
             new.append(tuple(row))
         return x, tuple(new)
 
-    def _unstacked(self) -> list[nnx.List]:
-        # The gradient of split is one concatenation; that of indexing is a sum of L padded arrays.
-        leaves, tree = jax.tree.flatten(self.layers)
-        parts = [jax.lax.split(a, (1,) * self.repeats, axis=0) for a in leaves]
-        return [tree.unflatten([p[i][0] for p in parts]) for i in range(self.repeats)]
-
     def init_state(self, batch: int, max_len: int, dtype) -> State:
-        def one() -> State:
-            return tuple(r.init_state(batch, max_len, dtype) for r in self.layers)
+        return _initial_states(self.layers, batch, max_len, dtype)
 
-        return tuple(one() for _ in range(self.repeats))
+
+def _initial_states(layers: Iterable[nnx.List], batch: int, max_len: int, dtype) -> State:
+    return tuple(tuple(s.init_state(batch, max_len, dtype) for s in row) for row in layers)

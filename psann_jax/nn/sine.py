@@ -7,7 +7,6 @@ softplus(r), so each stays positive; the frequency has 1e-6 added; bounds clamp 
 from collections.abc import Callable
 import dataclasses
 import math
-from typing import Literal
 
 from flax import nnx
 import jax
@@ -43,7 +42,7 @@ class SineConfig:
     damping_std: float = 0.0
     damping_range: tuple[float, float] | None = None
     damping_bounds: Interval | None = None
-    envelope: Literal["abs", "relu", "none"] = "abs"
+    envelope: str = "abs"  # abs: |z|, relu: max(z, 0), none: no damping
     learnable: tuple[str, ...] = PARAMETERS
 
     def __post_init__(self):

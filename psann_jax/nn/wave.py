@@ -34,7 +34,9 @@ class Wave(nnx.Module):
         self.proj = Linear(d_model, d_model, ("embed", "heads"), bias=True, rngs=rngs)
 
     def __call__(self, x: jax.Array, seq: Seq, state: jax.Array | None = None):  # [B, T, D]
-        positions = None if seq.segments is None else seq.positions
+        # The past may hold padding or another document, which only positions tell apart.
+        alone = state is None and seq.segments is None
+        positions = None if alone else seq.positions
         y, history = causal_conv(
             x, self.taps[...], dilation=self.dilation, past=state, positions=positions
         )

@@ -1,0 +1,139 @@
+"""Generation: one compiled call prefills a batch of prompts and decodes until all rows end.
+
+Prompts of different lengths are padded on the left, so that the rows' next tokens share a
+cache slot; positions and segments keep the padding out of every mixer. Lengths are rounded
+up to powers of two, so that few shapes are compiled.
+"""
+
+from collections.abc import Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psann_jax.infer.sampling import Sampling, sample
+from psann_jax.model import LM, LMState, matrices
+from psann_jax.seq import Seq
+
+_SHORTEST = 16
+
+
+def generate(
+    model: LM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    eos_id: int | None = None,
+) -> list[list[int]]:
+    """Continuations of `prompts`, as token ids.
+
+    Args:
+      prompts: token ids of each row, at least one each.
+      max_new_tokens: most tokens a row gets.
+      eos_id: a row ends before this token, which is not returned; None: none does.
+
+    Raises:
+      ValueError: no prompt, an empty prompt, or max_new_tokens < 1.
+    """
+    if not prompts:
+        return []
+    if not all(map(len, prompts)):
+        empty = [len(p) for p in prompts].index(0)
+        raise ValueError(f"prompts[{empty}] has no tokens; begin it with BOS")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    sampling = sampling or Sampling()
+    tokens, lengths = _left_padded(prompts)
+    out = _generate(
+        model,
+        tokens,
+        lengths,
+        jax.random.key(sampling.seed),
+        jnp.int32(max_new_tokens),
+        jnp.int32(-1 if eos_id is None else eos_id),
+        room=_rounded(max_new_tokens),
+        sampling=sampling,
+    )
+    return [_ended(row[:max_new_tokens], eos_id) for row in np.asarray(out).T.tolist()]
+
+
+def decoding_model(model: LM) -> LM:
+    """The model as decoding reads it: matrices in the activations' dtype, layers apart."""
+
+    def cast(a: jax.Array, is_matrix: bool) -> jax.Array:
+        return a.astype(model.dtype) if is_matrix else a
+
+    model = jax.tree.map(cast, model, matrices(model))
+    model.stack = model.stack.unrolled()
+    return model
+
+
+def prefill(model: LM, tokens: jax.Array, lengths: jax.Array, state: LMState):
+    """Reads left-padded prompts: logits [B, V] of each row's next token, and the state.
+
+    Args:
+      tokens: [B, P], each row's prompt at its right end.
+      lengths: [B], how many tokens of each row are its prompt.
+      state: `init_state(B, max_len)` of the model, max_len >= P.
+    """
+    place = jnp.arange(tokens.shape[1])[None] - (tokens.shape[1] - lengths)[:, None]  # [B, P]
+    seq = Seq(jnp.maximum(place, 0).astype(jnp.int32), (place >= 0).astype(jnp.int32))
+    x, state = model.features(tokens, seq, state)
+    return model.head(x[:, -1:])[:, 0], state
+
+
+def _rounded(n: int) -> int:
+    """The power of two that holds n."""
+    return max(_SHORTEST, 1 << (n - 1).bit_length())
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(p) for p in prompts], np.int32)
+    tokens = np.zeros((len(prompts), _rounded(int(lengths.max()))), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[len(row) - len(prompt) :] = prompt
+    return tokens, lengths
+
+
+def _ended(row: list[int], eos_id: int | None) -> list[int]:
+    return row[: row.index(eos_id)] if eos_id in row else row
+
+
+@functools.partial(jax.jit, static_argnames=("room", "sampling"))
+def _generate(model, tokens, lengths, key, limit, eos_id, *, room: int, sampling: Sampling):
+    """Tokens [N, B]; rows go on after their EOS until all have ended, so what follows is noise."""
+    model = decoding_model(model)
+    batch, width = tokens.shape
+    logits, state = prefill(model, tokens, lengths, model.init_state(batch, width + room))
+    seen = _seen(tokens, lengths, logits.shape[-1]) if sampling.penalised else None
+    out = jnp.zeros((room, batch), jnp.int32)
+
+    def draw(logits, step, seen):
+        token = sample(logits, sampling, jax.random.fold_in(key, step), seen)
+        seen = None if seen is None else seen.at[jnp.arange(batch), token].set(True)
+        return token, seen
+
+    def body(carry):
+        step, token, state, seen, done, out = carry
+        out = out.at[step].set(token)
+        done = done | (token == eos_id)
+        logits, state = model(token[:, None], None, state)
+        token, seen = draw(logits[:, 0], step + 1, seen)
+        return step + 1, token, state, seen, done, out
+
+    def more(carry):
+        step, done = carry[0], carry[4]
+        return (step < limit) & ~jnp.all(done)
+
+    token, seen = draw(logits, jnp.int32(0), seen)
+    start = (jnp.int32(0), token, state, seen, jnp.zeros((batch,), bool), out)
+    return jax.lax.while_loop(more, body, start)[5]
+
+
+def _seen(tokens, lengths, vocabulary: int) -> jax.Array:
+    """Which tokens each prompt holds, [B, V] bool."""
+    real = jnp.arange(tokens.shape[1])[None] >= (tokens.shape[1] - lengths)[:, None]
+    rows = jnp.broadcast_to(jnp.arange(tokens.shape[0])[:, None], tokens.shape)
+    return jnp.zeros((tokens.shape[0], vocabulary), bool).at[rows, tokens].max(real)

@@ -1,0 +1,85 @@
+"""The choice of the next token: temperature, top-k, top-p, repetition penalty."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. Filters apply in the order temperature, top_k, top_p.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the most likely token.
+      top_k: keep the k most likely tokens; None keeps all. Of equal ones the lower id stays.
+      top_p: keep the fewest most likely tokens whose probabilities reach p (the one that
+        crosses p stays); None or 1 keeps all.
+      repetition_penalty: logits of tokens already in the row are divided by it where positive
+        and multiplied where negative (CTRL, arXiv 1909.05858, section 4.1); None or 1: no.
+      seed: of the draws. A row's draws depend on the seed and its place in the batch.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = 0.9
+    repetition_penalty: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature} must be a number >= 0; 0 is greedy")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k} must be at least 1; None keeps all tokens")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be in (0, 1]; None keeps all tokens")
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} must be positive; 1 does nothing"
+            )
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        return self.repetition_penalty not in (None, 1.0)
+
+
+def filtered(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.Array:
+    """Logits [B, V] with those that top-k and top-p drop at -inf."""
+    keep_all = (top_k is None or top_k >= logits.shape[-1]) and top_p in (None, 1.0)
+    if keep_all:
+        return logits
+    order = jnp.argsort(-logits, axis=-1, stable=True)  # [B, V], most likely first
+    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    rank = jnp.arange(logits.shape[-1])
+    keep = rank < (logits.shape[-1] if top_k is None else top_k)
+    if top_p is not None:
+        p = jax.nn.softmax(jnp.where(keep, ranked, -jnp.inf), axis=-1)
+        before = jnp.cumsum(p, axis=-1) - p
+        keep = keep & ((before < top_p) | (rank == 0))
+    back = jnp.argsort(order, axis=-1)
+    kept = jnp.take_along_axis(jnp.broadcast_to(keep, ranked.shape), back, axis=-1)
+    return jnp.where(kept, logits, -jnp.inf)
+
+
+def penalised(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
+    """Logits [B, V] with tokens `seen` [B, V] bool made less likely."""
+    lower = jnp.where(logits > 0, logits / penalty, logits * penalty)
+    return jnp.where(seen, lower, logits)
+
+
+def sample(
+    logits: jax.Array, sampling: Sampling, key: jax.Array, seen: jax.Array | None = None
+) -> jax.Array:
+    """Next tokens [B] int32 from logits [B, V]; `seen` [B, V] is needed by the penalty only."""
+    logits = logits.astype(jnp.float32)
+    if sampling.penalised:
+        logits = penalised(logits, seen, sampling.repetition_penalty)
+    if sampling.greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    rows = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(logits.shape[0]))
+    return jax.vmap(jax.random.categorical)(rows, logits).astype(jnp.int32)

@@ -1,0 +1,144 @@
+"""Checkpoints: Orbax saves in the background, a manifest of SHA-256 sums commits each step.
+
+A step counts only with a manifest that matches every file, since Orbax restores flipped bytes
+without a word and offers a damaged newest step. Layout: DIRECTORY/<step>/state/..., MANIFEST.json.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import threading
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from psann_jax.train.state import TrainState, flat_arrays, from_flat_arrays
+
+MANIFEST = "MANIFEST.json"
+_log = logging.getLogger("psann_jax.checkpoint")
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep` steps, and the best by validation loss."""
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 3):
+        self.directory = Path(directory).absolute()
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics["val_loss"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._saver = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=True,
+        )
+        self._sealing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, state: TrainState, *, val_loss: float | None = None) -> None:
+        """Starts saving `state`, copied before this returns; waits for the save before it.
+
+        Raises:
+          OSError: the last save failed, on a full disk for instance.
+        """
+        self.wait()
+        step = int(state.step)
+        metrics = None if val_loss is None else {"val_loss": val_loss}
+        response = self._saver.save_async(
+            step, flat_arrays(state), metrics=metrics, overwrite=True, force=True
+        )
+        self._sealing = threading.Thread(target=self._seal, args=(step, response))
+        self._sealing.start()
+
+    def _seal(self, step: int, response: Any) -> None:
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                seal(self.directory / str(step))
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failure = error
+
+    def wait(self) -> None:
+        """Returns when the last save is committed; raises OSError where it failed."""
+        if self._sealing:
+            self._sealing.join()
+            self._sealing = None
+        if self._failure:
+            error, self._failure = self._failure, None
+            raise OSError(f"checkpoint in {self.directory} was not saved: {error}") from error
+
+    def close(self) -> None:
+        self.wait()
+        self._saver.close()
+
+    def steps(self) -> list[int]:
+        """Steps on disk, newest first, whole or not."""
+        return sorted((c.step for c in self._saver.checkpoints), reverse=True)
+
+    def newest(self) -> int | None:
+        """The newest step whose files are all as they were saved; None without one."""
+        for step in self.steps():
+            fault = damage(self.directory / str(step))
+            if fault is None:
+                return step
+            _log.warning("checkpoint %d is not used: %s", step, fault)
+        return None
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and validation loss of the best step kept."""
+        losses = [(c.metrics["val_loss"], c.step) for c in self._saver.checkpoints if c.metrics]
+        whole = [pair for pair in sorted(losses) if not damage(self.directory / str(pair[1]))]
+        return (whole[0][1], whole[0][0]) if whole else None
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of `step`, in the shapes, dtypes and shardings of `like`.
+
+        Args:
+          like: arrays, or jax.ShapeDtypeStructs with shardings.
+        """
+        arrays = self._saver.load(step, _abstract(flat_arrays(like)))
+        return from_flat_arrays(arrays, like)
+
+
+def _abstract(arrays: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    def of(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding)
+
+    return {name: of(a) for name, a in arrays.items()}
+
+
+def seal(step: Path) -> None:
+    """Commits a finished step: writes the manifest of its files, whole or not at all."""
+    partial = step / (MANIFEST + ".part")
+    partial.write_text(json.dumps(_sums(step), indent=1))
+    partial.rename(step / MANIFEST)
+
+
+def damage(step: Path) -> str | None:
+    """What is wrong with a step's files, in words; None when each matches its manifest."""
+    try:
+        expected = json.loads((step / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"{step / MANIFEST} is missing or unreadable, so the save was not finished"
+    found = _sums(step)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            what = "is missing" if name not in found else "is not as it was saved"
+            return f"{step / name} {what}"
+    return None
+
+
+def _sums(step: Path) -> dict[str, list]:
+    files = (p for p in sorted(step.rglob("*")) if p.is_file() and MANIFEST not in p.name)
+    return {str(p.relative_to(step)): [p.stat().st_size, _sha256(p)] for p in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,39 @@
+"""How long a run is, in what portions, and how often it reports and saves."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig:
+    """The loop's settings. One step takes `batch_tokens` tokens, on however many devices."""
+
+    steps: int | None = None  # None: as many as `epochs` take
+    epochs: int = 1
+    batch_tokens: int = 32_768  # tokens a step, all micro-batches and devices together
+    grad_accum_steps: int = 1  # micro-batches a step is cut into, to save memory
+    label_smoothing: float = 0.0
+    seed: int = 1337  # of the weights and dropout; data.seed orders the rows
+    log_interval_steps: int = 50
+    eval_interval_steps: int = 500  # 0: only at the end
+    eval_batches: int = 0  # most validation batches a time; 0: all
+    save_interval_steps: int = 500  # 0: only at the end
+    keep_checkpoints: int = 3  # the best one is kept besides
+    sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
+    matmul_precision: str = "default"  # of float32 products: default, high or highest
+
+    def __post_init__(self):
+        positive = ("epochs", "batch_tokens", "grad_accum_steps", "log_interval_steps")
+        for name in ("steps", *positive, "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name}={value} must be at least 1")
+        for name in ("eval_interval_steps", "eval_batches", "save_interval_steps", "sample_tokens"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"train.{name}={value} must not be negative; 0 turns it off")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")
+        if self.matmul_precision not in (allowed := ("default", "high", "highest")):
+            raise ValueError(
+                f"train.matmul_precision={self.matmul_precision!r} must be one of "
+                + ", ".join(allowed)
+            )

@@ -1,0 +1,80 @@
+"""AdamW, its learning-rate schedule, and which parameters decay."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from psann_jax.model import matrices
+
+WARMUP_SHARE = 0.05  # of the run, where warmup_steps is not given
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping, linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-4  # the peak
+    min_lr: float | None = None  # where the cosine ends; None: a tenth of the peak
+    warmup_steps: int | None = None  # None: a twentieth of the run
+    weight_decay: float = 0.01
+    decay: str = "matrices"  # what decays: matrices, or all, as in psannlm
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive")
+        if self.min_lr is not None and not 0 <= self.min_lr <= self.learning_rate:
+            raise ValueError(
+                f"optimizer.min_lr={self.min_lr} must be in [0, learning_rate={self.learning_rate}]"
+            )
+        for name in ("warmup_steps", "weight_decay", "grad_clip"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise ValueError(f"optimizer.{name}={value} must not be negative")
+        for name in ("b1", "b2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"optimizer.{name}={value} must be in [0, 1)")
+        if self.decay not in ("matrices", "all"):
+            raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
+
+
+def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Learning rate of the 0-based update n of `total_steps`.
+
+    Rises as (n + 1) / warmup to the peak, then falls along a half cosine that would reach
+    min_lr with update total_steps - 1, and stays there.
+    """
+    peak = config.learning_rate
+    low = 0.1 * peak if config.min_lr is None else config.min_lr
+    warmup = config.warmup_steps
+    if warmup is None:
+        warmup = max(1, round(WARMUP_SHARE * total_steps))
+
+    def rate(count) -> jax.Array:
+        nth = jnp.asarray(count, jnp.float32) + 1.0
+        share = jnp.clip((nth - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        fall = low + (peak - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        after = fall if total_steps > warmup else peak
+        return jnp.where(nth <= warmup, peak * nth / max(1, warmup), after)
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """The gradient transformation of `config` for a run of `total_steps` updates."""
+    mask = matrices if config.decay == "matrices" else None
+    adamw = optax.adamw(
+        schedule(config, total_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=mask,
+    )
+    if not config.grad_clip:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.grad_clip), adamw)
