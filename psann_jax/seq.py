@@ -9,6 +9,9 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +42,8 @@ class Seq:
 class Batch(NamedTuple):
     """Rows of packed next-token examples; numpy on the host, jax arrays on the devices."""
 
-    inputs: jax.Array  # [B, T] int32
-    targets: jax.Array  # [B, T] int32
-    weights: jax.Array  # [B, T] float32, 0 where there is no loss
-    positions: jax.Array  # [B, T] int32, from 0 in every segment
-    segments: jax.Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding
+    inputs: Array  # [B, T] int32
+    targets: Array  # [B, T] int32
+    weights: Array  # [B, T] float32, 0 where there is no loss
+    positions: Array  # [B, T] int32, from 0 in every segment
+    segments: Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding

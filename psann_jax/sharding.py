@@ -4,6 +4,7 @@ The mesh always has the axes ("data", "fsdp", "tensor"). Its shape alone picks t
 parallelism: (8, 1, 1) replicates the weights, (1, 8, 1) is FSDP, (1, 4, 2) adds tensor.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -26,25 +27,32 @@ RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
 }
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """The mesh over all devices; one size may be -1 and takes what the others leave.
+def make_mesh(
+    data: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """The mesh over `devices` (None: all); one size may be -1 and takes what the others leave.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    sizes, devices = [data, fsdp, tensor], jax.devices() if devices is None else devices
     fixed = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
         raise ValueError(f"mesh {_named(sizes)}: sizes are positive, and one of them may be -1")
-    free, rest = divmod(devices, fixed)
+    free, rest = divmod(len(devices), fixed)
     if rest or (-1 not in sizes and free != 1):
         raise ValueError(
-            f"mesh {_named(sizes)} does not fit {devices} devices: "
+            f"mesh {_named(sizes)} does not fit {len(devices)} devices: "
             "the sizes must multiply to the number of devices; -1 takes what is left"
         )
     # make_mesh makes Explicit axes unless told; we let XLA propagate the shardings.
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh([free if n == -1 else n for n in sizes], MESH_AXES, axis_types=axis_types)
+    sizes = [free if n == -1 else n for n in sizes]
+    return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=axis_types)
 
 
 def _named(sizes: list[int]) -> str:

@@ -1,7 +1,7 @@
 """Bases by name: `get("waveresnet")(vocab_size=512)`. A base says which mixers repeat."""
 
 from psann_jax.bases.base import Base
-from psann_jax.bases.registry import get, name_of, names, register
+from psann_jax.bases.registry import from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
 from psann_jax.bases.transformer import Transformer
 from psann_jax.bases.waveresnet import WaveResNet
@@ -11,8 +11,10 @@ __all__ = [
     "ResPSANN",
     "Transformer",
     "WaveResNet",
+    "from_tree",
     "get",
     "name_of",
     "names",
     "register",
+    "to_tree",
 ]

@@ -1,7 +1,9 @@
 """Bases by name. A base of your own is one decorated dataclass, known everywhere by its name."""
 
-import difflib
+import dataclasses
+from typing import Any
 
+from psann_jax import fields
 from psann_jax.bases.base import Base
 
 _BASES: dict[str, type[Base]] = {}
@@ -32,9 +34,8 @@ def get(name: str) -> type[Base]:
       ValueError: no base has this name.
     """
     if name not in _BASES:
-        near = difflib.get_close_matches(name, _BASES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"base={name!r} is unknown{hint} Known: {', '.join(names())}")
+        near = fields.nearest(str(name), _BASES)
+        raise ValueError(f"base={name!r} is unknown{near}; known: {', '.join(names())}")
     return _BASES[name]
 
 
@@ -49,3 +50,18 @@ def name_of(base: Base) -> str:
         if cls is type(base):
             return name
     raise ValueError(f"{type(base).__qualname__} is not registered; decorate it with @register")
+
+
+def to_tree(base: Base) -> dict[str, Any]:
+    """A base as a JSON-ready dict with its registered name."""
+    return {"name": name_of(base), **dataclasses.asdict(base)}
+
+
+def from_tree(tree: dict[str, Any]) -> Base:
+    """The base of `to_tree`.
+
+    Raises:
+      ValueError: an unknown base or field, or a value that the base refuses.
+    """
+    values = dict(tree)
+    return fields.from_tree(get(values.pop("name", "")), values, "base.")

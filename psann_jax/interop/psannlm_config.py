@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 import dataclasses
-import difflib
 from typing import Any
 
 from psann_jax import bases
 from psann_jax.bases import Base
+from psann_jax.fields import nearest
 from psann_jax.nn.sine import PARAMETERS, SineConfig
 
 _SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp", "dropout")
@@ -15,7 +15,7 @@ _SUFFIXES = {"_init": "", "_init_std": "_std", "_range": "_range", "_bounds": "_
 _SINE_OPTIONS = {
     ours + end: theirs + to for ours, theirs in _SINE.items() for end, to in _SUFFIXES.items()
 }
-_WAVE = {
+WAVE_NAMES = {
     "wave_kernel_size": "kernel",
     "wave_dilation_growth": "dilation_growth",
     "wave_dropout": "wave_dropout",
@@ -64,16 +64,16 @@ def _translated(base_name: str, name: str, value: Any, known: set[str]) -> dict[
         return {name: "gelu" if coerced else value}
     if name in ("sine", "sine_params") and "sine" in known:
         return {"sine": sine_config(value)}
-    ours = _WAVE.get(name, name)
+    ours = WAVE_NAMES.get(name, name)
     if ours not in known or ours == "sine":
         raise ValueError(_unknown(base_name, name, known))
     return {ours: value}
 
 
 def _unknown(base_name: str, name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known | set(_WAVE)), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"base {base_name!r} has no option {name!r}{hint}"
+    return (
+        f"base {base_name!r} has no option {name!r}{nearest(name, sorted(known | set(WAVE_NAMES)))}"
+    )
 
 
 def sine_config(options: Mapping[str, Any] | object) -> SineConfig:
@@ -109,8 +109,7 @@ def _sine_field(name: str) -> str:
     ours = {f.name for f in dataclasses.fields(SineConfig)}
     if name in _SINE_OPTIONS or name in ours:
         return _SINE_OPTIONS.get(name, name)
-    near = difflib.get_close_matches(name, [*_SINE_OPTIONS, *sorted(ours)], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(name, [*_SINE_OPTIONS, *sorted(ours), "trainable"])
     raise ValueError(f"sine_params has no option {name!r}{hint}")
 
 

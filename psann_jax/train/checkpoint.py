@@ -15,7 +15,13 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from psann_jax.train.state import TrainState, flat_arrays, from_flat_arrays
+from psann_jax.train.state import (
+    TrainState,
+    flat_arrays,
+    from_flat_arrays,
+    from_named_arrays,
+    named_arrays,
+)
 
 MANIFEST = "MANIFEST.json"
 _log = logging.getLogger("psann_jax.checkpoint")
@@ -97,20 +103,31 @@ class Checkpoints:
         return (whole[0][1], whole[0][0]) if whole else None
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, in the shapes, dtypes and shardings of `like`.
+        """The state of `step`, in the shapes, dtypes and shardings of `like`."""
+        return from_flat_arrays(self._load(step, flat_arrays(like)), like)
 
-        Args:
-          like: arrays, or jax.ShapeDtypeStructs with shardings.
+    def restore_model(self, step: int, like: Any, where: Any) -> Any:
+        """The model alone, in the tree of `like`, each array placed as `where` says."""
+        names = self._saver.metadata(step).metadata
+        wanted = jax.tree.map(_placed, like, where)
+        arrays = dict.fromkeys(names, ocp.PLACEHOLDER) | named_arrays(wanted, "model/")
+        return from_named_arrays(self._load(step, arrays), like, "model/")
+
+    def _load(self, step: int, arrays: dict[str, Any]) -> dict[str, jax.Array]:
+        """Reads arrays in the shapes, dtypes and shardings given; PLACEHOLDER leaves one out.
+
+        Raises:
+          ValueError: a file of the step is damaged.
         """
-        arrays = self._saver.load(step, _abstract(flat_arrays(like)))
-        return from_flat_arrays(arrays, like)
+        if fault := damage(self.directory / str(step)):
+            raise ValueError(f"checkpoint {step} cannot be used: {fault}")
+        skip = ocp.PLACEHOLDER
+        abstract = {n: a if a is skip else _placed(a, a.sharding) for n, a in arrays.items()}
+        return self._saver.load(step, abstract)
 
 
-def _abstract(arrays: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    def of(a: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding)
-
-    return {name: of(a) for name, a in arrays.items()}
+def _placed(a: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
 
 
 def seal(step: Path) -> None:

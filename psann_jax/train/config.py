@@ -19,7 +19,7 @@ class TrainConfig:
     save_interval_steps: int = 500  # 0: only at the end
     keep_checkpoints: int = 3  # the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
-    matmul_precision: str = "default"  # of float32 products: default, high or highest
+    ngram_baselines: bool = False  # at the end, compare with n-gram models of the same tokens
 
     def __post_init__(self):
         positive = ("epochs", "batch_tokens", "grad_accum_steps", "log_interval_steps")
@@ -32,8 +32,3 @@ class TrainConfig:
                 raise ValueError(f"train.{name}={value} must not be negative; 0 turns it off")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")
-        if self.matmul_precision not in (allowed := ("default", "high", "highest")):
-            raise ValueError(
-                f"train.matmul_precision={self.matmul_precision!r} must be one of "
-                + ", ".join(allowed)
-            )

@@ -49,6 +49,11 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def bits_per_byte(nats: float, n_bytes: int) -> float:
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats, finite also where a run has diverged."""
+    return math.exp(min(loss, 700.0))
+
+
+def bits_per_byte(nats: float, n_bytes: float) -> float:
     """Nats over a text of n_bytes in bits a byte, which no choice of tokenizer changes."""
     return nats / math.log(2) / n_bytes

@@ -28,43 +28,56 @@ def init_state(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     seed: int,
+    *,
+    model: Any = None,
 ) -> tuple[TrainState, TrainState]:
     """A TrainState created already sharded, and the same tree of its shardings.
+
+    Args:
+      make_model: draws a model; not called where `model` gives the weights to start from.
 
     Raises:
       ValueError: a parameter's size does not divide over the mesh.
     """
 
-    def init(key: jax.Array) -> TrainState:
+    def init(key: jax.Array, model: Any) -> TrainState:
         init_key, step_key = jax.random.split(key)
-        model = make_model(nnx.Rngs(init_key))
+        model = make_model(nnx.Rngs(init_key)) if model is None else model
         return TrainState(jnp.int32(0), model, optimizer.init(model), step_key)
 
     key = jax.random.key(seed)
-    where = sharding.shardings(jax.eval_shape(init, key), mesh)
-    return jax.jit(init, out_shardings=where)(key), where
+    where = sharding.shardings(jax.eval_shape(init, key, model), mesh)
+    return jax.jit(init, out_shardings=where)(key, model), where
 
 
-def flat_arrays(state: TrainState) -> dict[str, jax.Array]:
-    """The state as {"model/stack/layers/0/...": array}; the key as its data."""
-    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {_name(path): leaf for path, leaf in leaves}
+def named_arrays(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree as {"stack/layers/0/...": leaf}, `prefix` before each name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {prefix + _name(path): leaf for path, leaf in leaves}
 
 
-def from_flat_arrays(arrays: dict[str, jax.Array], like: TrainState) -> TrainState:
-    """The inverse of `flat_arrays`, in the tree of `like`.
+def from_named_arrays(arrays: dict[str, Any], like: Any, prefix: str = "") -> Any:
+    """The inverse of `named_arrays`, in the tree of `like`.
 
     Raises:
-      ValueError: a name is missing or left over.
+      ValueError: a name is missing.
     """
+    paths, tree = jax.tree_util.tree_flatten_with_path(like)
+    names = [prefix + _name(path) for path, _ in paths]
+    if missing := sorted(set(names) - arrays.keys()):
+        raise ValueError(f"the checkpoint lacks {missing[0]} and {len(missing) - 1} more")
+    return tree.unflatten([arrays[name] for name in names])
+
+
+def flat_arrays(state: TrainState) -> dict[str, Any]:
+    """The whole state as named arrays; the key as its data."""
+    return named_arrays(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+
+
+def from_flat_arrays(arrays: dict[str, Any], like: TrainState) -> TrainState:
+    """The inverse of `flat_arrays`; errors as `from_named_arrays`."""
     plain = dataclasses.replace(like, key=jax.random.key_data(like.key))
-    paths, tree = jax.tree_util.tree_flatten_with_path(plain)
-    names = [_name(path) for path, _ in paths]
-    if set(names) != set(arrays):
-        missing, extra = set(names) - set(arrays), set(arrays) - set(names)
-        raise ValueError(f"checkpoint lacks {sorted(missing)[:3]} or has {sorted(extra)[:3]} over")
-    state = tree.unflatten([arrays[name] for name in names])
+    state = from_named_arrays(arrays, plain)
     return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
 
 

@@ -1,0 +1,8 @@
+"""python -m psann_jax VERB: train, generate, eval, tokenizer, config."""
+
+import sys
+
+from psann_jax.cli.verbs import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,28 @@
+"""eval: loss, perplexity and bits per byte of a trained model on its validation text or yours."""
+
+import argparse
+import json
+
+from psann_jax.cli.exits import exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdir", metavar="WORKDIR", help="a run's workdir")
+    parser.add_argument("sources", nargs="*", help="files to read; none: the validation split")
+    parser.add_argument("--step", default="best", help="best (default), newest or a step number")
+    parser.add_argument("--batch-tokens", type=int, default=16_384, metavar="N")
+
+
+def main(args: argparse.Namespace) -> int:
+    return exit_code(lambda: _evaluate(args))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from psann_jax.run.environment import use_compile_cache
+    from psann_jax.run.evaluate import evaluate_run
+
+    use_compile_cache()
+    result = evaluate_run(
+        args.workdir, tuple(args.sources), step=args.step, batch_tokens=args.batch_tokens
+    )
+    print(json.dumps(result, indent=2))

@@ -1,0 +1,21 @@
+"""Exit codes, and the one place where an error becomes a line on stderr."""
+
+from collections.abc import Callable
+import sys
+
+from psann_jax.run.stop import EXIT_PREEMPTED, Preempted
+
+DONE, BUG, BAD_INPUT = 0, 1, 2
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Runs a command: 0 done, 2 bad input, 75 stopped and saved; a bug keeps its traceback."""
+    try:
+        command()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        return EXIT_PREEMPTED
+    return DONE

@@ -1,0 +1,39 @@
+"""train: run a config from the start, or from its workdir's newest checkpoint on."""
+
+from psann_jax.cli import flags
+from psann_jax.cli.exits import BAD_INPUT, exit_code
+
+HELP = """usage: train --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]
+
+Trains the model of a config file. Started again with the same workdir it goes on from the
+newest checkpoint, exactly. Exit codes: 0 done, 2 bad input, 75 stopped and saved.
+"""
+
+
+def main(argv: list[str]) -> int:
+    if flags.wants_help(argv):
+        return _help([a for a in argv if a not in ("-h", "--help", "-help")])
+    return exit_code(lambda: _train(argv))
+
+
+def _train(argv: list[str]) -> None:
+    config = flags.load_config(argv)
+    from psann_jax.run.environment import use_compile_cache
+    from psann_jax.run.main import run
+
+    use_compile_cache()
+    run(config)
+
+
+def _help(argv: list[str]) -> int:
+    print(HELP)
+    if not argv:
+        print("With --config FILE --help, the fields of that config follow.")
+        return 0
+    try:
+        config = flags.load_config(argv)
+    except ValueError as error:
+        flags.say_error(error)
+        return BAD_INPUT
+    print(f"fields and values:\n{flags.field_table(config)}")
+    return 0

@@ -1,0 +1,32 @@
+"""The verbs of `python -m psann_jax`; each is one file of this package."""
+
+import argparse
+
+from psann_jax.cli import config, eval, generate, tokenizer, train
+
+_VERBS = {"generate": generate, "eval": eval, "tokenizer": tokenizer, "config": config}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a verb; returns the process's exit code."""
+    if argv[:1] == ["train"]:  # its flags are the config's, read by ml_collections
+        return train.main(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m psann_jax",
+        description="Sine-activated language models: train, generate, evaluate.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("train", help=_summary(train.__doc__), add_help=False)
+    for name, module in _VERBS.items():
+        summary = _summary(module.__doc__)
+        module.add_arguments(verbs.add_parser(name, help=summary, description=summary))
+    args, rest = parser.parse_known_args(argv)
+    if args.verb == "config":
+        return config.main(args, rest)
+    if rest:
+        parser.error(f"unknown argument {rest[0]!r}")
+    return _VERBS[args.verb].main(args)
+
+
+def _summary(docstring: str | None) -> str:
+    return (docstring or "").split(":", 1)[-1].strip()

@@ -1,0 +1,105 @@
+"""Which tokenizer a name or a model file stands for: fit and load."""
+
+from collections.abc import Iterable
+import difflib
+import importlib
+import json
+import pathlib
+
+from psann_jax.data.text import pieces
+from psann_jax.data.tokenizer import Tokenizer
+
+# In the order in which "auto" tries them; the package each needs.
+_PACKAGES = {"sentencepiece": "sentencepiece", "hf": "tokenizers", "char": "numpy"}
+_FIT_CHARACTERS = 2048
+
+
+def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Fits a tokenizer; equal texts in equal order give equal model files.
+
+    Args:
+      kind: "auto", "sentencepiece", "hf" or "char".
+      texts: what to learn from; long texts are cut, so their size does not matter.
+      vocab_size: specials and the 256 bytes included; read `vocab_size` of the result back.
+    """
+    short = (piece for text in texts for piece in pieces(text, _FIT_CHARACTERS))
+    tokenizer = _backend(chosen_kind(kind)).fit(short, vocab_size)
+    tokenizer.requested_vocab_size = vocab_size
+    return tokenizer
+
+
+def load(path: str | pathlib.Path) -> Tokenizer:
+    """Reads a model file of any kind, recognised by its content.
+
+    Raises:
+      ValueError: no such file, or it holds no tokenizer.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"data.tokenizer_path={str(path)!r} is not a file; name a sentencepiece .model or a "
+            "tokenizer.json, or None to fit one"
+        )
+    return from_bytes(path.read_bytes(), str(path))
+
+
+def from_bytes(content: bytes, name: str) -> Tokenizer:
+    """The tokenizer in the content of a model file; `name` is for the error message."""
+    try:
+        return _backend(chosen_kind(_kind_of(content))).from_bytes(content)
+    except ValueError as error:
+        raise ValueError(
+            f"data.tokenizer_path={name!r} holds no usable tokenizer: {error}; "
+            "name another file, or None to fit one"
+        ) from None
+
+
+def chosen_kind(kind: str) -> str:
+    """The backend a value of `data.tokenizer` stands for.
+
+    Raises:
+      ValueError: the kind is unknown, or its package is not installed.
+    """
+    if kind == "auto":
+        return next(name for name in _PACKAGES if _installed(name))
+    if kind not in _PACKAGES:
+        near = difflib.get_close_matches(kind, _PACKAGES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"data.tokenizer={kind!r} must be auto, sentencepiece, hf or char{hint}")
+    if not _installed(kind):
+        raise ValueError(
+            f"data.tokenizer={kind!r} needs the package {_PACKAGES[kind]}; "
+            f"pip install {_PACKAGES[kind]}, or choose data.tokenizer='auto'"
+        )
+    return kind
+
+
+def _installed(kind: str) -> bool:
+    try:
+        importlib.import_module(_PACKAGES[kind])
+    except ImportError:
+        return False
+    return True
+
+
+def _backend(kind: str) -> type:
+    """The class of a kind; imported here, so that the others' packages stay unloaded."""
+    if kind == "sentencepiece":
+        from psann_jax.data.tokenizer_sentencepiece import SentencePieceTokenizer as backend
+    elif kind == "hf":
+        from psann_jax.data.tokenizer_hf import HFTokenizer as backend
+    else:
+        from psann_jax.data.tokenizer_char import CharTokenizer as backend
+    return backend
+
+
+def _kind_of(content: bytes) -> str:
+    if not content:
+        raise ValueError("the file is empty")
+    if content.lstrip()[:1] != b"{":
+        return "sentencepiece"
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is the former
+        raise ValueError(f"it begins as JSON but is not ({error})") from None
+    return "char" if "characters" in fields else "hf"

@@ -1,0 +1,114 @@
+"""What the data is, how it becomes tokens, and where the prepared rows are kept."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+
+DOCUMENTS = ("auto", "file", "line")
+INVALID_UTF8 = ("keep", "error")
+TOKENIZERS = ("auto", "sentencepiece", "hf", "char")
+MIN_VOCAB_SIZE = 264  # 4 specials, 256 bytes and room for a first few pieces
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+    """Every choice that decides which tokens a run sees; part of the cache's fingerprint.
+
+    Attributes:
+      sources: files, folders and globs; empty means the embedded corpus.
+      text_key: the field of a .jsonl record that holds its text.
+      document: "line" makes each non-blank line a document, "file" each file; "auto" is "file".
+        A .jsonl record is always a document.
+      invalid_utf8: "keep" carries undecodable bytes through the tokens, "error" refuses them.
+      tokenizer: the backend; "auto" takes the first installed of sentencepiece, hf, char.
+      tokenizer_path: a model file used as it is, in place of fitting one.
+      vocab_size: the size asked for, special ids included; a small corpus may yield less.
+      tokenizer_bytes: how much training text the tokenizer is fitted on, in bytes.
+      max_length: T, targets in a row.
+      pack_sequences: join documents into full rows; False starts a row for each document.
+      val_split: share of the documents held out for validation, 0 to 0.5; 0 is none.
+      seed: decides the split, the tokenizer's sample and the order of rows.
+      cache_dir: None means $PSANN_JAX_CACHE, else ~/.cache/psann_jax.
+    """
+
+    sources: tuple[str, ...] = ()
+    text_key: str = "text"
+    document: str = "auto"
+    invalid_utf8: str = "keep"
+    tokenizer: str = "auto"
+    tokenizer_path: str | None = None
+    vocab_size: int = 32000
+    tokenizer_bytes: int = 10_000_000
+    max_length: int = 1024
+    pack_sequences: bool = True
+    val_split: float = 0.01
+    seed: int = 1337
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        _check_sources(self.sources)
+        _check_text("text_key", self.text_key, "name the field that holds the text, as 'text'")
+        _check_choice("document", self.document, DOCUMENTS)
+        _check_choice("invalid_utf8", self.invalid_utf8, INVALID_UTF8)
+        _check_choice("tokenizer", self.tokenizer, TOKENIZERS)
+        _check_integer("vocab_size", self.vocab_size, MIN_VOCAB_SIZE, 1 << 24)
+        _check_integer("tokenizer_bytes", self.tokenizer_bytes, 1, 1 << 40)
+        _check_integer("max_length", self.max_length, 1, 1 << 24)
+        _check_integer("seed", self.seed, 0, (1 << 63) - 1)
+        _check_boolean("pack_sequences", self.pack_sequences)
+        _check_share("val_split", self.val_split)
+        for name in ("tokenizer_path", "cache_dir"):
+            if getattr(self, name) is not None:
+                _check_text(name, getattr(self, name), "give a path, or None for the default")
+
+    @property
+    def cache_folder(self) -> pathlib.Path:
+        """The folder that holds one sub-folder for each prepared corpus."""
+        chosen = self.cache_dir or os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
+        return pathlib.Path(chosen).expanduser()
+
+
+def _check_sources(value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, (tuple, list)):
+        raise ValueError(
+            f"data.sources={value!r} must be a tuple of paths; write data.sources=({value!r},)"
+        )
+    for source in value:
+        _check_text("sources", source, "each entry is the path of a file or folder, or a glob")
+
+
+def _check_text(name: str, value: object, way_out: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"data.{name}={value!r} must be non-empty text; {way_out}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"data.{name}={value!r} must be one of {', '.join(choices)}{hint}")
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"data.{name}={value!r} must be an integer, {low} to {high}")
+    if value <= 0 < low:
+        raise ValueError(f"data.{name}={value} must be positive; choose {low} to {high}")
+    if not low <= value <= high:
+        raise ValueError(f"data.{name}={value} is out of range; choose {low} to {high}")
+
+
+def _check_boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"data.{name}={value!r} must be True or False")
+
+
+def _check_share(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 0.5:
+        raise ValueError(
+            f"data.{name}={value!r} must be a share from 0 (no validation) to 0.5; "
+            "0.01 holds out one document in a hundred"
+        )

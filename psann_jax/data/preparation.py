@@ -1,0 +1,202 @@
+"""One run from documents to a folder with tokenizer, rows and counts."""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from psann_jax.data import backends, cache
+from psann_jax.data.config import DataConfig
+from psann_jax.data.pack import Packer, Part
+from psann_jax.data.progress import tracked
+from psann_jax.data.shards import ShardWriter
+from psann_jax.data.source import Document, Source, filled, measure
+from psann_jax.data.split import validation_documents
+from psann_jax.data.text import pieces, utf8
+from psann_jax.data.tokenizer import Tokenizer
+
+_log = logging.getLogger("psann_jax.data")
+_SAMPLED_CHARACTERS = 2048
+_ENCODED_CHARACTERS = 4 << 20
+
+
+class _Cut(NamedTuple):
+    """A document, or some of it where it is too long to be encoded at once."""
+
+    text: str
+    opens: bool
+    closes: bool
+    held_out: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What is prepared: documents, the settings, and a tokenizer unless one is to be fitted."""
+
+    config: DataConfig
+    source: Source
+    given: Tokenizer | None
+    progress: bool
+
+    def run(self, folder: pathlib.Path) -> None:
+        """Writes everything into the folder; `cache.read_meta` then finds it complete.
+
+        Raises:
+          ValueError: one line on what is wrong with a source.
+        """
+        began = time.monotonic()
+        lengths, blank = measure(self.source)
+        held_out = validation_documents(lengths, self.config.val_split, self.config.seed)
+        self._announce(lengths)
+        tokenizer = self.given or self._fitted(lengths, held_out)
+        tokenizer.save(folder / cache.TOKENIZER_FILE)
+        train, val = self._write_rows(folder, tokenizer, lengths, held_out)
+        meta = cache.CorpusMeta(
+            tokenizer=tokenizer.kind,
+            vocab_size=tokenizer.vocab_size,
+            requested_vocab_size=tokenizer.requested_vocab_size or tokenizer.vocab_size,
+            max_length=self.config.max_length,
+            pack_sequences=self.config.pack_sequences,
+            blank_documents=blank,
+            train=train.meta(sum(_chosen(lengths, ~held_out))),
+            val=val.meta(sum(_chosen(lengths, held_out))) if held_out.any() else None,
+        )
+        cache.write_meta(folder, meta)
+        _report(meta, time.monotonic() - began)
+
+    def _announce(self, lengths: list[int]) -> None:
+        n, size = len(lengths), sum(lengths)
+        kind = self.given.kind if self.given else backends.chosen_kind(self.config.tokenizer)
+        _log.info("preparing %d documents, %.1f MB, tokenizer %s", n, size / 1e6, kind)
+        if self.config.val_split and n == 1:
+            _log.warning(
+                "data.val_split=%g has no effect on a single document; data.document='line' "
+                "makes each line one",
+                self.config.val_split,
+            )
+
+    def _fitted(self, lengths: list[int], held_out: np.ndarray) -> Tokenizer:
+        documents = tracked(filled(self.source), lengths, "fitting the tokenizer", self.progress)
+        train = (document for document, held in zip(documents, held_out, strict=True) if not held)
+        share = self.config.tokenizer_bytes / sum(_chosen(lengths, ~held_out))
+        sample = _sample(train, share, self.config.seed)
+        return backends.fit(self.config.tokenizer, sample, self.config.vocab_size)
+
+    def _write_rows(
+        self,
+        folder: pathlib.Path,
+        tokenizer: Tokenizer,
+        lengths: list[int],
+        held_out: np.ndarray,
+    ) -> tuple["_SplitWriter", "_SplitWriter"]:
+        documents = tracked(filled(self.source), lengths, "encoding", self.progress)
+        with contextlib.ExitStack() as stack:
+            train, val = (
+                stack.enter_context(_SplitWriter(folder, name, self.config, tokenizer))
+                for name in ("train", "val")
+            )
+            for group in _groups(_cuts(documents, lengths, held_out)):
+                encoded = tokenizer.encode_batch([cut.text for cut in group])
+                for cut, ids in zip(group, encoded, strict=True):
+                    split = val if cut.held_out else train
+                    split.parts.append(Part(ids, cut.opens, cut.closes))
+                train.flush()
+                val.flush()
+        return train, val
+
+
+class _SplitWriter:
+    """Packs and writes the documents of one split."""
+
+    def __init__(self, folder: pathlib.Path, name: str, config: DataConfig, tokenizer: Tokenizer):
+        ids = tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id
+        self.parts: list[Part] = []
+        self._packer = Packer(config.max_length, config.pack_sequences, *ids)
+        self._shards = ShardWriter(folder, name, config.max_length, tokenizer.vocab_size)
+
+    def __enter__(self) -> "_SplitWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self._shards.add(self._packer.finish())
+        self._shards.close()
+
+    def flush(self) -> None:
+        """Writes the rows that `parts` fill up, and empties it."""
+        self._shards.add(self._packer.add(self.parts))
+        self.parts = []
+
+    def meta(self, size: int) -> cache.SplitMeta:
+        """The counts, for documents of `size` bytes in all."""
+        return cache.SplitMeta(
+            documents=self._packer.documents,
+            tokens=self._packer.targets,
+            bytes=size,
+            rows=self._shards.rows,
+            shards=tuple(self._shards.files),
+        )
+
+
+def _chosen(lengths: list[int], mask: np.ndarray) -> list[int]:
+    return [length for length, wanted in zip(lengths, mask, strict=True) if wanted]
+
+
+def _sample(documents: Iterable[Document], share: float, seed: int) -> Iterator[str]:
+    """A seeded share of the text, in pieces; never nothing."""
+    generator = np.random.default_rng(seed)
+    for n, document in enumerate(documents):
+        for i, piece in enumerate(pieces(document.text, _SAMPLED_CHARACTERS)):
+            if generator.random() < share or n == i == 0:
+                yield piece
+
+
+def _cuts(
+    documents: Iterable[Document], lengths: list[int], held_out: np.ndarray
+) -> Iterator[_Cut]:
+    """The documents, long ones in several cuts.
+
+    Raises:
+      ValueError: they are not the documents whose lengths were measured.
+    """
+    n = 0
+    for n, document in enumerate(documents, start=1):
+        if n > len(lengths) or len(utf8(document.text, document.name)) != lengths[n - 1]:
+            raise ValueError(f"data.sources: {document.name} changed while it was read; try again")
+        end = 0
+        for text in pieces(document.text, _ENCODED_CHARACTERS):
+            begin, end = end, end + len(text)
+            yield _Cut(text, begin == 0, end == len(document.text), bool(held_out[n - 1]))
+    if n != len(lengths):
+        raise ValueError(
+            f"data.sources: {len(lengths) - n} documents vanished while they were read; try again"
+        )
+
+
+def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
+    """As many cuts at a time as are encoded at once."""
+    group, size = [], 0
+    for cut in cuts:
+        group.append(cut)
+        size += len(cut.text)
+        if size >= _ENCODED_CHARACTERS:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _report(meta: cache.CorpusMeta, seconds: float) -> None:
+    parts = [("train", meta.train), ("validation", meta.val)]
+    counts = (f"{name} {part.tokens} tokens in {part.rows} rows" for name, part in parts if part)
+    _log.info("prepared in %.1f s: %s", seconds, ", ".join(counts))
+    if meta.vocab_size < meta.requested_vocab_size:
+        _log.warning(
+            "data.vocab_size=%d: the text has no more than %d pieces to offer",
+            meta.requested_vocab_size,
+            meta.vocab_size,
+        )

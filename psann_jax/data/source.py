@@ -1,0 +1,176 @@
+"""Documents, one at a time and in a fixed order, from texts in memory or from files."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import NamedTuple, Protocol
+
+from psann_jax.data import files
+from psann_jax.data.config import DataConfig
+from psann_jax.data.text import utf8
+
+_RECORDS = (".jsonl", ".ndjson")
+
+
+class Document(NamedTuple):
+    """A text that training sees as a whole, between its own bos and eos."""
+
+    name: str  # where it comes from: a path, "path:line" or "texts[i]"
+    text: str
+
+
+class Source(Protocol):
+    """Where documents come from; can be read several times, always in the same order."""
+
+    def documents(self) -> Iterator[Document]:
+        """Every document, blank ones included."""
+
+    def digest(self) -> str:
+        """Changes whenever the documents may have changed."""
+
+
+def open_source(config: DataConfig, texts: Sequence[str] | None = None) -> Source:
+    """The documents of `texts`, else of `data.sources`, else the embedded corpus.
+
+    Raises:
+      ValueError: no texts, texts and sources at once, or a source that cannot be found.
+    """
+    if texts is None:
+        paths = files.find(config.sources) if config.sources else files.embedded()
+        return Files(tuple(paths), config)
+    if config.sources:
+        raise ValueError(
+            f"data.sources={config.sources!r} and texts are both given; leave one of them out"
+        )
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("texts must be a sequence of str; write [text] for a single one")
+    if not len(texts):
+        raise ValueError("texts=[] holds no document; give at least one text")
+    return Texts(tuple(texts))
+
+
+def filled(source: Source) -> Iterator[Document]:
+    """The documents that are not blank."""
+    return (document for document in source.documents() if not _blank(document.text))
+
+
+def measure(source: Source) -> tuple[list[int], int]:
+    """UTF-8 bytes of each filled document, and how many blank ones were passed over.
+
+    Raises:
+      ValueError: there is no filled document, or one holds a lone surrogate.
+    """
+    lengths, blank = [], 0
+    for document in source.documents():
+        if _blank(document.text):
+            blank += 1
+        else:
+            lengths.append(len(utf8(document.text, document.name)))
+    if not lengths:
+        raise ValueError(
+            f"data.sources: there is no text in any of the documents ({blank} are blank); "
+            "name files that hold text"
+        )
+    return lengths, blank
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Documents in memory."""
+
+    texts: tuple[str, ...]
+
+    def documents(self) -> Iterator[Document]:
+        for i, text in enumerate(self.texts):
+            yield Document(f"texts[{i}]", text)
+
+    def digest(self) -> str:
+        total = hashlib.sha256()
+        for text in self.texts:
+            content = text.encode("utf-8", "surrogatepass")
+            total.update(b"%d:" % len(content))
+            total.update(content)
+        return total.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Documents in files: .jsonl records, lines, or whole files, each also as .gz or .xz."""
+
+    paths: tuple[pathlib.Path, ...]
+    config: DataConfig
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.paths:
+            if files.plain_suffix(path) in _RECORDS:
+                yield from self._records(path)
+            elif self.config.document == "line":
+                yield from self._lines(path)
+            else:
+                with files.opened(path) as file:
+                    yield Document(str(path), self._decoded(file.read(), path, 0))
+
+    def digest(self) -> str:
+        """Of names, sizes and times, so that a second start reads no file."""
+        stats = [(path, path.stat()) for path in self.paths]
+        rows = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _lines(self, path: pathlib.Path) -> Iterator[Document]:
+        offset = 0
+        with files.opened(path) as file:
+            for number, line in enumerate(file, start=1):
+                bare = line.removesuffix(b"\n").removesuffix(b"\r")
+                yield Document(f"{path}:{number}", self._decoded(bare, path, offset))
+                offset += len(line)
+
+    def _records(self, path: pathlib.Path) -> Iterator[Document]:
+        for name, line in self._lines(path):
+            line = line.removeprefix("\ufeff")
+            if not _blank(line):
+                yield Document(name, _field(_record(line, name), self.config.text_key, name))
+
+    def _decoded(self, content: bytes, path: pathlib.Path, offset: int) -> str:
+        if self.config.invalid_utf8 == "keep":
+            return content.decode("utf-8", "surrogateescape")
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"data.invalid_utf8='error': {str(path)!r} is not UTF-8 at byte "
+                f"{offset + error.start} (0x{content[error.start]:02x}); repair it, or set "
+                "data.invalid_utf8='keep' to carry such bytes through"
+            ) from None
+
+
+def _blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
+def _record(line: str, name: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"data.sources: {name} is not JSON ({error}); repair the line or drop it"
+        ) from None
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"data.sources: {name} is a JSON {type(record).__name__}, not an object; "
+            'write {"text": ...} on each line'
+        )
+    return record
+
+
+def _field(record: dict[str, object], key: str, name: str) -> str:
+    if key not in record:
+        keys = ", ".join(map(repr, record)) or "no key at all"
+        raise ValueError(f"data.text_key={key!r} is not in {name}; the keys there are {keys}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(
+            f"data.text_key={key!r} is a {type(value).__name__} in {name}; name a key with text"
+        )
+    return value

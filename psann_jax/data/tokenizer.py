@@ -1,0 +1,143 @@
+"""The interface of every tokenizer: text to ids and exactly back.
+
+Ids 0 to 3 are pad, bos, eos and unk in a tokenizer fitted here. Text never encodes to them.
+
+Bytes that are not UTF-8 travel in a str as Python's surrogate escapes (U+DC80 to U+DCFF) and in
+tokens as byte pieces, so any file that is decoded with errors="surrogateescape" comes back exact.
+"""
+
+import abc
+from collections.abc import Iterable, Sequence
+import pathlib
+import re
+
+import numpy as np
+
+from psann_jax.data.text import pieces, utf8
+
+PAD, BOS, EOS, UNK = range(4)
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+Ids = Sequence[int] | np.ndarray
+_PIECE_CHARACTERS = 8192
+_REPLACEMENT = "\ufffd".encode()
+
+
+class Tokenizer(abc.ABC):
+    """Text to token ids and back.
+
+    Attributes:
+      kind: "sentencepiece", "hf" or "char".
+      requested_vocab_size: what the fit asked for; None if the model was loaded. `vocab_size` may
+        be smaller, since a small corpus has no more pieces to offer.
+      pad_id, bos_id, eos_id, unk_id: ids of the specials; a foreign vocabulary that lacks pad, bos
+        or unk has its eos there.
+    """
+
+    kind: str
+    requested_vocab_size: int | None = None
+    pad_id: int = PAD
+    bos_id: int = BOS
+    eos_id: int = EOS
+    unk_id: int = UNK
+    # What the backend cannot take as it is, and byte pieces carry instead.
+    _escaped = re.compile("[\ud800-\udfff]+")
+    # Ids of the 256 bytes; None in a foreign vocabulary without byte pieces.
+    _byte_ids: np.ndarray | None = None
+    # The bytes of each id; None where only the library knows how its pieces join.
+    _id_bytes: list[bytes] | None = None
+
+    @property
+    @abc.abstractmethod
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
+    @abc.abstractmethod
+    def to_bytes(self) -> bytes:
+        """The content of the model file that `load` reads."""
+
+    @abc.abstractmethod
+    def _encode_plain(self, texts: list[str]) -> Sequence[Ids]:
+        """Ids of texts that hold nothing `_escaped` matches."""
+
+    def _decode_foreign(self, ids: list[int]) -> str:
+        """Text of ids where there is no table of bytes."""
+        raise NotImplementedError(f"{type(self).__name__} decodes by its table of bytes")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, without specials; see `encode_batch`."""
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, [n] int32, without specials, by the library's own threads.
+
+        Raises:
+          ValueError: a text holds a lone surrogate that stands for no byte.
+        """
+        plain: list[str] = []
+        plans = [self._plan(text, plain) for text in texts]
+        encoded = self._encode_plain(plain) if plain else []
+        return [_joined(plan, encoded) for plan in plans]
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """Text of the ids; pad, bos and eos are skipped, unk reads U+FFFD.
+
+        Args:
+          ids: 0 to vocab_size - 1.
+          errors: for bytes that are not UTF-8, as in `bytes.decode`: "replace" never raises,
+            "surrogateescape" returns what was encoded.
+        """
+        ids = [int(i) for i in ids]
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            raise ValueError(
+                f"token ids {min(ids)} to {max(ids)} leave the vocabulary 0 to "
+                f"{self.vocab_size - 1}; decode with the tokenizer that encoded them"
+            )
+        if self._id_bytes is None:
+            skipped = {self.pad_id, self.bos_id, self.eos_id}
+            return self._decode_foreign([i for i in ids if i not in skipped])
+        return b"".join(map(self._id_bytes.__getitem__, ids)).decode("utf-8", errors)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the one model file that `load` reads."""
+        pathlib.Path(path).write_bytes(self.to_bytes())
+
+    def _plan(self, text: str, plain: list[str]) -> list[int | np.ndarray]:
+        """What the text is made of, in order: an index into `plain`, or the ids of raw bytes."""
+        plan: list[int | np.ndarray] = []
+        start = 0
+        for match in self._escaped.finditer(text):
+            _add_plain(text[start : match.start()], plan, plain)
+            plan.append(self._raw_ids(match))
+            start = match.end()
+        _add_plain(text[start:] if start else text, plan, plain)
+        return plan
+
+    def _raw_ids(self, match: re.Match[str]) -> np.ndarray:
+        raw = utf8(match.group(), offset=match.start())
+        if self._byte_ids is None:
+            raise ValueError(
+                f"text[{match.start()}]={match.group()[0]!a} needs byte pieces, which this "
+                f"{self.kind} vocabulary lacks; remove it, or fit a tokenizer instead"
+            )
+        return self._byte_ids[np.frombuffer(raw, np.uint8)]
+
+
+def with_specials(tokenizer: Tokenizer, table: list[bytes]) -> list[bytes]:
+    """The bytes of each id, where pad, bos and eos are silent and unk shows."""
+    table[tokenizer.unk_id] = _REPLACEMENT
+    for special in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id):
+        table[special] = b""
+    return table
+
+
+def _add_plain(text: str, plan: list[int | np.ndarray], plain: list[str]) -> None:
+    for piece in pieces(text, _PIECE_CHARACTERS):
+        plan.append(len(plain))
+        plain.append(piece)
+
+
+def _joined(plan: list[int | np.ndarray], encoded: Sequence[Ids]) -> np.ndarray:
+    parts = [encoded[part] if isinstance(part, int) else part for part in plan]
+    if not parts:
+        return np.zeros((0,), np.int32)
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])

@@ -1,0 +1,116 @@
+"""Byte-level byte-pair encoding by Hugging Face tokenizers, and any tokenizer.json."""
+
+from collections.abc import Iterable, Sequence
+import json
+from typing import Self
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from psann_jax.data.tokenizer import SPECIALS, Ids, Tokenizer, with_specials
+
+# How foreign vocabularies spell the specials, the surest first.
+_SPELLINGS = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
+    "bos": ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
+    "eos": ("</s>", "<eos>", "[EOS]", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]"),
+    "unk": ("<unk>", "[UNK]", "<|unk|>"),
+}
+
+
+class HFTokenizer(Tokenizer):
+    """A tokenizer.json: exact on any text if it was fitted here or is byte-level like GPT-2's."""
+
+    kind = "hf"
+
+    def __init__(self, model: tokenizers.Tokenizer):
+        self._model = model
+        self._vocab = model.get_vocab(with_added_tokens=True)
+        self._size = max(self._vocab.values(), default=-1) + 1
+        # Else "</s>" in a text would end the document.
+        model.encode_special_tokens = True
+        model.no_padding()
+        model.no_truncation()
+        self._take_specials()
+        if _byte_level(model) and all(symbol in self._vocab for symbol in _alphabet()):
+            self._byte_ids = np.array([self._vocab[symbol] for symbol in _alphabet()], np.int32)
+            self._id_bytes = with_specials(self, self._table())
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Learns merges of bytes; pieces cross no word boundary (GPT-2's rule)."""
+        model = tokenizers.Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIALS),
+            initial_alphabet=_alphabet(),
+            show_progress=False,
+        )
+        valid = (text.encode("utf-8", "ignore").decode() for text in texts)
+        model.train_from_iterator(valid, trainer)
+        return cls(model)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Reads a tokenizer.json."""
+        if not isinstance(json.loads(content).get("model"), dict):
+            raise ValueError("a tokenizer.json needs a 'model'")
+        try:
+            model = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:
+            if type(error) is not Exception:  # the bare class is how the library refuses a file
+                raise
+            raise ValueError(f"tokenizers cannot read it ({str(error)[:80]})") from None
+        return cls(model)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._size
+
+    def to_bytes(self) -> bytes:
+        return self._model.to_str().encode()
+
+    def _encode_plain(self, texts: list[str]) -> Sequence[Ids]:
+        encodings = self._model.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _decode_foreign(self, ids: list[int]) -> str:
+        return self._model.decode(ids, skip_special_tokens=False)
+
+    def _take_specials(self) -> None:
+        self.eos_id = self._first(_SPELLINGS["eos"], -1)
+        if self.eos_id < 0:
+            raise ValueError(f"its vocabulary has no end of text ({', '.join(_SPELLINGS['eos'])})")
+        self.pad_id = self._first(_SPELLINGS["pad"], self.eos_id)
+        self.bos_id = self._first(_SPELLINGS["bos"], self.eos_id)
+        self.unk_id = self._first(_SPELLINGS["unk"], self.eos_id)
+
+    def _first(self, spellings: tuple[str, ...], default: int) -> int:
+        return next((self._vocab[name] for name in spellings if name in self._vocab), default)
+
+    def _table(self) -> list[bytes]:
+        """The bytes of each id; added tokens are plain text, the rest byte-level symbols."""
+        byte_of = {symbol: byte for byte, symbol in enumerate(_alphabet())}
+        added = self._model.get_added_tokens_decoder()
+        table = [b""] * self._size
+        for piece, i in self._vocab.items():
+            plain = i in added or any(symbol not in byte_of for symbol in piece)
+            table[i] = piece.encode() if plain else bytes(byte_of[symbol] for symbol in piece)
+        return table
+
+
+def _byte_level(model: tokenizers.Tokenizer) -> bool:
+    return isinstance(model.decoder, decoders.ByteLevel)
+
+
+def _alphabet() -> list[str]:
+    """The symbol of each byte, 0 to 255: GPT-2's map of bytes to visible characters.
+
+    Source: github.com/openai/gpt-2, src/encoder.py, bytes_to_unicode.
+    """
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return [chr(b if b in visible else 256 + hidden.index(b)) for b in range(256)]

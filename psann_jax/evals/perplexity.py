@@ -1,0 +1,54 @@
+"""Loss, perplexity and bits per byte of a model on held-out rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from psann_jax.data import Rows, batches, n_steps
+from psann_jax.train.feed import on_mesh
+from psann_jax.train.metrics import bits_per_byte, perplexity
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
+    model: Any,
+    rows: Rows,
+    mesh: jax.sharding.Mesh,
+    *,
+    batch_rows: int,
+    bytes_per_token: float,
+    max_batches: int = 0,
+) -> dict[str, float]:
+    """Mean over the weighted tokens of `rows`, in order, once.
+
+    Args:
+      eval_step: a compiled `train.step.eval_step`.
+      batch_rows: rows a call, over all processes.
+      bytes_per_token: bytes of text for each weighted token of these rows.
+      max_batches: stops after so many calls; 0 reads all rows.
+
+    Returns:
+      val_loss in nats a token, val_ppl, val_bits_per_byte.
+    """
+    stop = n_steps(len(rows), batch_rows, epochs=1)
+    nats = tokens = 0.0
+    for batch in batches(
+        rows,
+        batch_rows=batch_rows,
+        seed=0,
+        shuffle=False,
+        epochs=1,
+        stop_step=min(stop, max_batches or stop),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ):
+        summed = eval_step(model, on_mesh(batch, mesh))
+        nats, tokens = nats + float(summed[0]), tokens + float(summed[1])
+    loss = nats / max(tokens, 1.0)
+    n_bytes = max(tokens, 1.0) * bytes_per_token
+    return {
+        "val_loss": loss,
+        "val_ppl": perplexity(loss),
+        "val_bits_per_byte": bits_per_byte(nats, n_bytes),
+    }

@@ -1,0 +1,104 @@
+"""A model as a folder: config.json, model.safetensors, tokenizer.model. JSON and arrays only."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from psann_jax import bases
+from psann_jax.data import Tokenizer, load_tokenizer
+from psann_jax.model import LM
+from psann_jax.train.state import from_named_arrays, named_arrays
+
+FORMAT, VERSION = "psann_jax.model", 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+_MOST_JSON = 1 << 20  # bytes of a config that is read
+
+
+class SavedModel(NamedTuple):
+    """What a folder holds; `max_length` is the row length the model was trained on."""
+
+    base: bases.Base
+    model: LM
+    tokenizer: Tokenizer | None
+    max_length: int
+
+
+def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
+    """Writes the folder; each file appears whole or not at all.
+
+    Raises:
+      ValueError: the folder cannot be written.
+    """
+    folder = Path(path)
+    tree = {
+        "format": FORMAT,
+        "version": VERSION,
+        "max_length": saved.max_length,
+        "base": bases.to_tree(saved.base),
+    }
+    arrays = {name: np.asarray(a) for name, a in named_arrays(saved.model).items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / WEIGHTS, lambda part: save_file(arrays, part))
+        if saved.tokenizer:
+            _write(folder / TOKENIZER, saved.tokenizer.save)
+        _write(folder / CONFIG, lambda part: part.write_text(json.dumps(tree, indent=2) + "\n"))
+    except OSError as error:
+        raise ValueError(f"the model cannot be saved in {folder}: {error}") from None
+
+
+def _write(path: Path, write) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+def is_model_folder(path: str | os.PathLike) -> bool:
+    return (Path(path) / WEIGHTS).is_file()
+
+
+def load_folder(path: str | os.PathLike) -> SavedModel:
+    """Reads what `save_folder` wrote.
+
+    Raises:
+      ValueError: a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(path)
+    tree = _config(folder / CONFIG)
+    base = bases.from_tree(tree["base"])
+    like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
+    try:
+        arrays = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+    for name, leaf in named_arrays(like).items():
+        found = arrays[name].shape if name in arrays else None
+        if found != leaf.shape:
+            raise ValueError(
+                f"{folder / WEIGHTS}: {name} is {found}, config.json wants {leaf.shape}"
+            )
+    model = jax.tree.map(jnp.asarray, from_named_arrays(arrays, like))
+    tokenizer = folder / TOKENIZER
+    return SavedModel(
+        base, model, load_tokenizer(tokenizer) if tokenizer.exists() else None, tree["max_length"]
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"it is larger than {_MOST_JSON} bytes")
+        tree = json.loads(path.read_text())
+        if tree["format"] != FORMAT or tree["version"] != VERSION:
+            raise ValueError(f"it is not of format {FORMAT} {VERSION}")
+        return {"base": dict(tree["base"]), "max_length": int(tree["max_length"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no model config: {error}") from None

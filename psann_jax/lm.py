@@ -1,0 +1,375 @@
+"""psannLM and psannLMDataPrep: text in, a trained model, text out, in three lines.
+
+The names and defaults are those of psannlm (PyTorch); what was wrong there is right here.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+import warnings
+
+import jax
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, prepare
+from psann_jax.fields import nearest
+from psann_jax.infer.decode import generate
+from psann_jax.infer.sampling import Sampling
+from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder, save_folder
+from psann_jax.lm_options import base_fields, fit_config
+from psann_jax.model import LM
+from psann_jax.run.environment import use_compile_cache
+from psann_jax.run.load import load_run
+from psann_jax.run.plan import make_plan, with_vocabulary
+from psann_jax.run.report import Report
+from psann_jax.run.train import train
+from psann_jax.run.workdir import Workdir
+
+_TOKENIZERS = {"tokenizers": "hf", "simple": "char"}  # psannlm's names
+
+
+class psannLMDataPrep:  # noqa: N801 - psannlm's name
+    """Texts as tokens in rows, with the tokenizer fitted on them.
+
+    Args:
+      texts: documents (a list of str), or files to read: a path, or a list of pathlib.Path.
+      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple).
+      tokenizer_model_path: a tokenizer file to use as it is.
+      vocab_size: the most pieces a fitted tokenizer gets; few texts yield fewer.
+      max_length: tokens a row.
+      pack_sequences: join documents into full rows; False gives each its own.
+      val_split: share of the documents held out for validation; None: none.
+      seed: of the split and the order of rows.
+
+    Raises:
+      ValueError: no text, an unreadable file, or an argument out of range.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str | Path] | str | Path,
+        *,
+        tokenizer: str = "auto",
+        tokenizer_model_path: str | os.PathLike | None = None,
+        vocab_size: int = 32_000,
+        max_length: int = 1024,
+        pack_sequences: bool = True,
+        val_split: float | None = None,
+        seed: int = 1337,
+    ):
+        self._texts, sources = _texts_or_sources(texts)
+        self.config = DataConfig(
+            sources=sources,
+            tokenizer=_TOKENIZERS.get(tokenizer, tokenizer),
+            tokenizer_path=None if tokenizer_model_path is None else str(tokenizer_model_path),
+            vocab_size=vocab_size,
+            max_length=max_length,
+            pack_sequences=pack_sequences,
+            val_split=val_split or 0.0,
+            seed=seed,
+        )
+        self.corpus = prepare(self.config, self._texts)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        meta = self.corpus.meta
+        return meta.train.documents + (meta.val.documents if meta.val else 0)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.corpus.tokenizer.vocab_size
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.corpus.tokenizer
+
+    @property
+    def tokenizer_backend(self) -> str:
+        return self.corpus.tokenizer.kind
+
+    @property
+    def pad_id(self) -> int:
+        return self.corpus.tokenizer.pad_id
+
+    @property
+    def dataset(self) -> Rows:
+        """The training rows."""
+        return self.corpus.train
+
+    @property
+    def val_dataset(self) -> Rows | None:
+        return self.corpus.val
+
+    def with_tokenizer_of(self, other: "psannLMDataPrep") -> Corpus:
+        """All of these texts in the tokens and the row length of `other`."""
+        config = dataclasses.replace(
+            self.config, val_split=0.0, max_length=other.config.max_length, tokenizer_path=None
+        )
+        return prepare(config, self._texts, tokenizer=other.tokenizer)
+
+
+def _texts_or_sources(texts: Any) -> tuple[list[str] | None, tuple[str, ...]]:
+    if isinstance(texts, (str, os.PathLike)):
+        return None, (str(texts),)
+    texts = list(texts)
+    if texts and all(isinstance(t, os.PathLike) for t in texts):
+        return None, tuple(str(t) for t in texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{i}] is {type(text).__name__}; texts are str, files are Path")
+    if texts and all(len(t) < 256 and t.strip() and Path(t).is_file() for t in texts):
+        warnings.warn(
+            "every text is also the name of a file; they are taken as texts. "
+            "To read the files give pathlib.Path objects",
+            stacklevel=3,
+        )
+    return texts, ()
+
+
+class psannLM:  # noqa: N801 - psannlm's name
+    """A sine language model: fit, generate, save, load.
+
+    Args:
+      base: waveresnet, respsann, transformer, or a registered name.
+      d_mlp: None is 4 * d_model.
+      vocab_size: None takes the tokenizer's at the first fit.
+      positional_encoding: rope (default), alibi or sinusoidal; `rope=False` is sinusoidal.
+      sine_params: amp_init, freq_init, damp_init, their _init_std, _range and _bounds,
+        trainable, learnable, decay_mode; as a mapping or an object.
+      options: fields of the base, or psannlm's names of them (wave_interleave, wave_replace,
+        wave_kernel_size, wave_dilation_growth, wave_dropout).
+
+    Raises:
+      TypeError: an unknown option.
+      ValueError: a value that the base refuses, or an unknown base.
+    """
+
+    def __init__(
+        self,
+        base: str = "waveresnet",
+        *,
+        d_model: int = 512,
+        n_layers: int = 8,
+        n_heads: int = 8,
+        d_mlp: int | None = None,
+        vocab_size: int | None = None,
+        positional_encoding: str | None = None,
+        rope: bool | None = None,
+        dropout: float = 0.0,
+        mlp_activation: str | None = None,
+        sine_params: Mapping[str, Any] | object | None = None,
+        **options: Any,
+    ):
+        given = {
+            "d_model": d_model,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "d_mlp": d_mlp,
+            "vocab_size": vocab_size,
+            "positional_encoding": positional_encoding,
+            "rope": rope,
+            "dropout": dropout,
+            "mlp_activation": mlp_activation,
+            "sine_params": sine_params,
+        }
+        self.config = bases.get(base)(**base_fields(base, given, options))
+        self._model: LM | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._max_length = 1024
+
+    @property
+    def base(self) -> str:
+        return bases.name_of(self.config)
+
+    @property
+    def vocab_size(self) -> int | None:
+        return self.config.vocab_size
+
+    @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.config.n_heads
+
+    @property
+    def d_mlp(self) -> int:
+        return self.config.mlp_features
+
+    @property
+    def positional_encoding(self) -> str:
+        return self.config.positional_encoding
+
+    @property
+    def rope(self) -> bool:
+        return self.positional_encoding == "rope"
+
+    def fit(
+        self,
+        train_data: psannLMDataPrep,
+        val_data: psannLMDataPrep | None = None,
+        *,
+        epochs: int = 1,
+        batch_tokens: int = 131_072,
+        lr: float = 2e-4,
+        amp: str = "bf16",
+        ddp: str = "auto",
+        checkpoint_dir: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> "psannLM":
+        """Trains on `train_data`; a second fit goes on from the weights of the first.
+
+        Args:
+          val_data: validation texts; None takes train_data's own split, if it has one.
+          batch_tokens: tokens a step; at least a row, at most the corpus.
+          amp: bf16, or fp32 (none): the dtype of the activations.
+          ddp: auto and on use all devices, off uses one.
+          checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
+            None writes nothing.
+          options: steps, warmup_steps, weight_decay, betas, eps, grad_clip, grad_accum_steps,
+            label_smoothing, grad_checkpoint, seed, log_interval_steps, save_interval_steps,
+            eval_interval_steps, eval_max_batches, min_lr, verbose.
+
+        Raises:
+          TypeError: train_data is no psannLMDataPrep, or an unknown option.
+          ValueError: a value out of range, or a vocabulary that does not fit.
+        """
+        _check_data("train_data", train_data)
+        if val_data is not None:
+            _check_data("val_data", val_data)
+        use_compile_cache()
+        report = Report(quiet=not options.pop("verbose", True))
+        named = {"epochs": epochs, "batch_tokens": batch_tokens, "lr": lr, "amp": amp, **options}
+        corpus = _with_validation(train_data, val_data)
+        config = fit_config(self.config, train_data.config, named)
+        config = with_vocabulary(config, corpus.tokenizer.vocab_size)
+        plan = make_plan(config, corpus, devices=_devices(ddp))
+        workdir = self._workdir(checkpoint_dir, config, corpus)
+        report.line(plan.describe(config))
+        outcome = train(config, corpus, plan, report=report, workdir=workdir, model=self._model)
+        self.config, self._model = config.base, outcome.model
+        self._tokenizer, self._max_length = corpus.tokenizer, config.data.max_length
+        return self
+
+    def _workdir(self, path: Any, config: Config, corpus: Corpus) -> Workdir | None:
+        if path is None:
+            return None
+        workdir = Workdir(path)
+        if workdir.exists():
+            workdir.refuse_other_run(config)
+        workdir.open(config, corpus.tokenizer)
+        return workdir
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        """The text that follows `prompt`, without it; options as in `generate_batch`."""
+        return self.generate_batch([prompt], **options)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        top_k: int | None = None,
+        top_p: float | None = 0.9,
+        temperature: float = 1.0,
+        repetition_penalty: float | None = None,
+        seed: int = 0,
+        long_prompt: str = "error",
+    ) -> list[str]:
+        """The text that follows each prompt, in order; a row ends at its end-of-text token.
+
+        Args:
+          temperature: 0 takes the most likely token.
+          seed: the same seed draws the same text.
+          long_prompt: for a prompt longer than the rows the model was trained on: "error",
+            or "keep_last" to read its last tokens only.
+
+        Raises:
+          RuntimeError: the model has not been fitted or loaded.
+          ValueError: an argument out of range, or a prompt that is too long.
+        """
+        if self._model is None or self._tokenizer is None:
+            raise RuntimeError("the model has no weights and tokenizer yet; call fit or load first")
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        new = generate(
+            self._model,
+            [self._prompt(p, long_prompt) for p in prompts],
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            eos_id=self._tokenizer.eos_id,
+        )
+        return [self._tokenizer.decode(ids) for ids in new]
+
+    def _prompt(self, text: str, long_prompt: str) -> list[int]:
+        ids = [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
+        if long_prompt not in ("error", "keep_last"):
+            raise ValueError(f"long_prompt={long_prompt!r} must be error or keep_last")
+        if len(ids) > self._max_length and long_prompt == "error":
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, the model was trained on {self._max_length}; "
+                "shorten it, or give long_prompt='keep_last'"
+            )
+        return ids[-self._max_length :]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a folder of config.json, model.safetensors and the tokenizer.
+
+        Raises:
+          RuntimeError: there are no weights yet.
+          ValueError: the folder cannot be written.
+        """
+        if self._model is None:
+            raise RuntimeError("the model has no weights yet; call fit or load first")
+        saved = SavedModel(self.config, self._model, self._tokenizer, self._max_length)
+        save_folder(path, saved)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, step: str | int = "best") -> "psannLM":
+        """The model of a folder that `save` wrote, or of a run's workdir at `step`.
+
+        Raises:
+          ValueError: the folder holds neither, or something in it is damaged.
+        """
+        if is_model_folder(path):
+            saved = load_folder(path)
+        else:
+            run = load_run(path, step)
+            length = run.config.data.max_length
+            saved = SavedModel(run.config.base, run.model, run.tokenizer, length)
+        lm = cls.__new__(cls)
+        lm.config, lm._model, lm._tokenizer, lm._max_length = saved
+        return lm
+
+
+def _check_data(name: str, data: object) -> None:
+    if not isinstance(data, psannLMDataPrep):
+        raise TypeError(f"{name} is {type(data).__name__}; give a psannLMDataPrep")
+
+
+def _with_validation(train_data: psannLMDataPrep, val_data: psannLMDataPrep | None) -> Corpus:
+    corpus = train_data.corpus
+    if val_data is None:
+        return corpus
+    val = val_data.with_tokenizer_of(train_data)
+    meta = dataclasses.replace(corpus.meta, val=val.meta.train)
+    return dataclasses.replace(corpus, val=val.train, meta=meta)
+
+
+def _devices(ddp: str) -> list[jax.Device]:
+    if ddp not in ("auto", "on", "off"):
+        raise ValueError(f"ddp={ddp!r} must be auto, on or off{nearest(str(ddp), ('auto',))}")
+    return jax.devices()[:1] if ddp == "off" else jax.devices()

@@ -1,0 +1,109 @@
+"""The facade's argument names -> the fields of bases and configs. Each has an effect or fails."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import DataConfig
+from psann_jax.fields import nearest
+from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.optimizer import OptimizerConfig
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32", "none": "float32"}
+_TRAIN = {
+    "epochs": "epochs",
+    "steps": "steps",
+    "max_steps": "steps",
+    "batch_tokens": "batch_tokens",
+    "grad_accum_steps": "grad_accum_steps",
+    "label_smoothing": "label_smoothing",
+    "seed": "seed",
+    "log_interval_steps": "log_interval_steps",
+    "save_interval_steps": "save_interval_steps",
+    "eval_interval_steps": "eval_interval_steps",
+    "eval_max_batches": "eval_batches",
+}
+_OPTIMIZER = {
+    "lr": "learning_rate",
+    "min_lr": "min_lr",
+    "warmup_steps": "warmup_steps",
+    "weight_decay": "weight_decay",
+    "eps": "eps",
+    "grad_clip": "grad_clip",
+}
+_FIT = [*_TRAIN, *_OPTIMIZER, "amp", "betas", "grad_checkpoint", "checkpoint_dir", "ddp", "verbose"]
+
+
+def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the base from psannLM's arguments; those that are None stay at their default.
+
+    Raises:
+      TypeError: an unknown option, or one that this base does not have.
+    """
+    known = {f.name for f in dataclasses.fields(bases.get(base))}
+    fields = {k: v for k, v in {**given, **options}.items() if v is not None}
+    if (rope := fields.pop("rope", None)) is not None:
+        fields.setdefault("positional_encoding", "rope" if rope else "sinusoidal")
+    if "positional_encoding" in fields:
+        fields["positional_encoding"] = str(fields["positional_encoding"]).lower().strip()
+    if "sine_params" in fields and "sine" in known:
+        fields["sine"] = sine_config(fields.pop("sine_params"))
+    if fields.get("attn_impl") in ATTENTION_IMPLEMENTATIONS:
+        del fields["attn_impl"]
+    if "wave" in known:
+        fields |= _wave_mode(fields)
+    fields = {WAVE_NAMES.get(name, name): value for name, value in fields.items()}
+    for name in fields:
+        if name not in known:
+            near = nearest(name, sorted(known | set(WAVE_NAMES) | set(given)))
+            raise TypeError(f"psannLM(base={base!r}) has no argument {name!r}{near}")
+    return fields
+
+
+def _wave_mode(fields: dict[str, Any]) -> dict[str, str]:
+    """wave_replace puts the wave in the MLP's place; wave_interleave=False turns it off."""
+    replace, interleave = fields.pop("wave_replace", None), fields.pop("wave_interleave", None)
+    if replace:
+        return {"wave": "replace"}
+    if interleave is not None:
+        return {"wave": "interleave" if interleave else "off"}
+    return {}
+
+
+def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -> Config:
+    """The config of a fit.
+
+    Raises:
+      TypeError: an unknown option.
+      ValueError: a value out of range.
+    """
+    options = {k: v for k, v in options.items() if v is not None}
+    for name in options:
+        if name not in _FIT:
+            raise TypeError(f"fit has no argument {name!r}{nearest(name, _FIT)}")
+    train = {field: options[name] for name, field in _TRAIN.items() if name in options}
+    optimizer = {field: options[name] for name, field in _OPTIMIZER.items() if name in options}
+    if "betas" in options:
+        optimizer["b1"], optimizer["b2"] = options["betas"]
+    rows = train.get("grad_accum_steps", 1)
+    train["batch_tokens"] = max(train["batch_tokens"], rows * data.max_length)
+    remat = "full" if options.get("grad_checkpoint") else base.remat
+    return Config(
+        base=dataclasses.replace(base, dtype=_dtype(options["amp"]), remat=remat),
+        data=data,
+        train=TrainConfig(**train),
+        optimizer=OptimizerConfig(**optimizer),
+    )
+
+
+def _dtype(amp: str) -> str:
+    if amp == "fp16":
+        raise ValueError("amp='fp16' would need loss scaling; bf16 has float32's range: use bf16")
+    if amp not in _DTYPES:
+        raise ValueError(
+            f"amp={amp!r} must be one of {', '.join(_DTYPES)}{nearest(str(amp), _DTYPES)}"
+        )
+    return _DTYPES[amp]

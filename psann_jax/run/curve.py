@@ -1,0 +1,25 @@
+"""The loss curve of a run as a picture, legible in black and white."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def plot_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes training and validation loss over steps, nats a token, as PNG."""
+    from matplotlib.figure import Figure  # of no backend: needs no display, keeps no state
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for key, label, style in (
+        ("loss", "training", {"color": "0.55", "linewidth": 1}),
+        ("val_loss", "validation", {"color": "black", "linewidth": 1.5, "marker": "o"}),
+    ):
+        points = [(r["step"], r[key]) for r in rows if isinstance(r.get(key), float)]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    axes.set_xlabel("step")
+    axes.set_ylabel("cross-entropy (nats per token)")
+    axes.grid(color="0.9")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,61 @@
+"""What a run finds around it: the compile cache, the versions, the memory in use."""
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import platform
+import resource
+import sys
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+
+
+def cache_folder() -> Path:
+    """$PSANN_JAX_CACHE, else ~/.cache/psann_jax."""
+    return Path(os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax").expanduser()
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs across processes, unless JAX_COMPILATION_CACHE_DIR chose a place.
+
+    The cache holds executables, so only its owner may enter the folder.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = cache_folder() / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def describe() -> dict[str, object]:
+    """Versions, devices and command of this process, for env.json."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "backend": jax.default_backend(),
+        "devices": [str(d) for d in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def write_description(path: Path) -> None:
+    path.write_text(json.dumps(describe(), indent=2) + "\n")
+
+
+def memory_bytes() -> int:
+    """Peak memory so far: of the fullest local device, or of the process where it has none."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    if peaks:
+        return max(peaks)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,49 @@
+"""Loss, perplexity and bits per byte of a saved run on text."""
+
+import dataclasses
+import os
+
+import jax
+
+from psann_jax import sharding
+from psann_jax.data import prepare
+from psann_jax.evals.perplexity import evaluate
+from psann_jax.run.load import load_run
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.step import eval_step
+
+
+def evaluate_run(
+    path: str | os.PathLike,
+    sources: tuple[str, ...] = (),
+    *,
+    step: str | int = "best",
+    batch_tokens: int = 16_384,
+) -> dict[str, float | int]:
+    """`evals.perplexity.evaluate` of a run, on its validation rows or on `sources`.
+
+    Raises:
+      ValueError: no such run or step, no validation part, or text that cannot be read.
+    """
+    run = load_run(path, step)
+    data = run.config.data
+    if sources:
+        data = dataclasses.replace(data, sources=sources, val_split=0.0)
+    data = dataclasses.replace(data, tokenizer_path=str(Workdir(path).tokenizer))
+    corpus = prepare(data)
+    rows, meta = (corpus.train, corpus.meta.train) if sources else (corpus.val, corpus.meta.val)
+    if rows is None or meta is None:
+        raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
+    mesh = sharding.make_mesh(data=-1, fsdp=1)
+    ways = sharding.batch_ways(mesh)
+    batch_rows = max(1, batch_tokens // data.max_length // ways) * ways
+    with jax.set_mesh(mesh):
+        result = evaluate(
+            jax.jit(eval_step),
+            run.model,
+            rows,
+            mesh,
+            batch_rows=batch_rows,
+            bytes_per_token=meta.bytes / max(1, meta.tokens),
+        )
+    return {"step": run.step, "documents": meta.documents, "tokens": meta.tokens, **result}

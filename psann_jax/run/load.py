@@ -1,0 +1,59 @@
+"""A finished or running run, read back from its workdir."""
+
+import dataclasses
+import os
+
+from flax import nnx
+import jax
+
+from psann_jax import sharding
+from psann_jax.config import Config
+from psann_jax.data import Tokenizer, load_tokenizer
+from psann_jax.model import LM
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """The config, tokenizer and weights of a run at one of its checkpoints."""
+
+    config: Config
+    tokenizer: Tokenizer
+    model: LM
+    step: int
+
+
+def load_run(path: str | os.PathLike, step: str | int = "best") -> LoadedRun:
+    """Reads a run at its "best" validation loss, at its "newest" step, or at a step number.
+
+    Raises:
+      ValueError: the folder holds no run, or no whole checkpoint of that step.
+    """
+    workdir = Workdir(path)
+    config = workdir.saved_config()
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.train.keep_checkpoints)
+    try:
+        number = _number(checkpoints, step)
+        like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
+        where = sharding.shardings(like, sharding.make_mesh(data=-1, fsdp=1))
+        model = checkpoints.restore_model(number, like, where)
+    finally:
+        checkpoints.close()
+    return LoadedRun(config, load_tokenizer(workdir.tokenizer), model, number)
+
+
+def _number(checkpoints: Checkpoints, step: str | int) -> int:
+    whole = checkpoints.newest()
+    if whole is None:
+        raise ValueError(f"{checkpoints.directory} has no whole checkpoint yet")
+    if step == "newest":
+        return whole
+    if step == "best":
+        best = checkpoints.best()
+        return best[0] if best else whole
+    if not str(step).isdigit() or int(step) not in checkpoints.steps():
+        raise ValueError(
+            f"step {step!r} is not kept; there are {sorted(checkpoints.steps())}, best, newest"
+        )
+    return int(step)

@@ -1,0 +1,97 @@
+"""From a config to a finished run in its workdir: what `train` and `main` call."""
+
+import logging
+
+import jax
+
+from psann_jax.config import Config, checked
+from psann_jax.data import Corpus, prepare
+from psann_jax.run.curve import plot_losses
+from psann_jax.run.finish import comparison, sampled_continuations
+from psann_jax.run.plan import make_plan, with_vocabulary
+from psann_jax.run.report import Report
+from psann_jax.run.train import Outcome, train
+from psann_jax.run.workdir import LENGTH, Workdir
+from psann_jax.train.metrics import read_metrics
+
+
+def run(config: Config, report: Report | None = None) -> Outcome:
+    """Runs a config to its end, from its newest checkpoint on where there is one.
+
+    Raises:
+      ValueError: one line on what in the config or the data cannot be used.
+      Preempted: a signal stopped the run; what was done is saved.
+    """
+    report = report or Report()
+    config, workdir = checked(config), Workdir(config.workdir)
+    if workdir.exists():
+        workdir.refuse_other_run(config)
+    corpus = _corpus(config, report)
+    config = with_vocabulary(config, corpus.tokenizer.vocab_size)
+    plan = make_plan(config, corpus)
+    if workdir.exists():
+        for name in LENGTH & workdir.changes(config).keys():
+            report.line(
+                f"{name} has changed: the learning rate follows the new length from here on"
+            )
+    report.line(plan.describe(config))
+    if jax.process_index() == 0:
+        workdir.open(config, corpus.tokenizer)
+    outcome = train(config, corpus, plan, report=report, workdir=workdir)
+    if jax.process_index() == 0:
+        _finish(config, corpus, outcome, workdir, report)
+    return outcome
+
+
+def _corpus(config: Config, report: Report) -> Corpus:
+    _show_data_log(report)
+    corpus = prepare(config.data, progress=not report.quiet)
+    meta, asked = corpus.meta, config.data
+    if meta.tokenizer != "char" and not asked.tokenizer_path and meta.vocab_size < asked.vocab_size:
+        raise ValueError(
+            f"data.vocab_size={asked.vocab_size} is too large for this corpus, which yields "
+            f"{meta.vocab_size}; set data.vocab_size={meta.vocab_size} or add text"
+        )
+    if asked.pack_sequences and meta.train.tokens < asked.max_length:
+        raise ValueError(
+            f"the training text has {meta.train.tokens} tokens, fewer than one row of "
+            f"data.max_length={asked.max_length}; add text or lower data.max_length"
+        )
+    val = f"{meta.val.documents:,} for validation" if meta.val else "no validation"
+    report.line(
+        f"{meta.train.documents:,} documents, {meta.train.tokens:,} tokens "
+        f"({meta.train.bytes / max(1, meta.train.tokens):.2f} bytes each), {val}; "
+        f"tokenizer {meta.tokenizer}, {meta.vocab_size:,} pieces"
+    )
+    return corpus
+
+
+def _show_data_log(report: Report) -> None:
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            report.line(record.getMessage())
+
+    log = logging.getLogger("psann_jax")
+    log.handlers, log.propagate = [Lines()], False
+    log.setLevel(logging.INFO)
+
+
+def _finish(
+    config: Config, corpus: Corpus, outcome: Outcome, workdir: Workdir, report: Report
+) -> None:
+    rows = read_metrics(workdir.metrics)
+    plot_losses(rows, workdir.curve)
+    if config.train.sample_tokens:
+        model = outcome.model
+        texts = sampled_continuations(model, corpus, config.train.sample_tokens, config.train.seed)
+        samples = "\n\n".join(f"--- sample {i}\n{text}" for i, text in enumerate(texts, 1))
+        workdir.samples.write_text(samples + "\n", errors="replace")
+        report.line(samples)
+    last = next((r for r in reversed(rows) if "val_bits_per_byte" in r), None)
+    if last and config.train.ngram_baselines:
+        compared = comparison(corpus, last["val_bits_per_byte"])
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in compared.items())
+        report.line(f"validation bits per byte: {figures}")
+    elif last:
+        report.line(f"validation bits per byte: {last['val_bits_per_byte']:.3f}")
+    report.line(f"loss curve {workdir.curve}, checkpoints {workdir.checkpoints}")

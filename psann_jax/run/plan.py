@@ -1,0 +1,84 @@
+"""What a run will do, worked out before anything is compiled."""
+
+from collections.abc import Sequence
+import dataclasses
+
+from flax import nnx
+import jax
+
+from psann_jax import bases, sharding
+from psann_jax.config import Config
+from psann_jax.data import Corpus, n_steps
+from psann_jax.model import LM, parameter_count
+from psann_jax.run.report import amount
+
+_BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Sizes of a run: its mesh, the rows of a step, and how many steps."""
+
+    mesh: jax.sharding.Mesh
+    batch_rows: int  # rows a step, over all processes and micro-batches
+    steps: int
+    tokens_per_step: int
+    parameters: int
+
+    def describe(self, config: Config) -> str:
+        """One line: parameters, tokens a step, devices, mesh, memory."""
+        shape = " ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
+        shards = self.mesh.size // self.mesh.shape["data"]
+        memory = self.parameters * _BYTES_PER_PARAMETER / shards / 1e9
+        base = config.base
+        return (
+            f"{bases.name_of(base)} {base.d_model}/{base.n_layers}/{base.n_heads}/"
+            f"{base.mlp_features}, {amount(self.parameters)} parameters, {base.dtype}; "
+            f"{self.steps:,} steps of {self.tokens_per_step:,} tokens "
+            f"({self.batch_rows} rows of {config.data.max_length}); "
+            f"{self.mesh.size} {jax.devices()[0].device_kind} device(s), mesh {shape}; "
+            f"{memory:.2g} GB a device for weights, gradients and optimizer"
+        )
+
+
+def with_vocabulary(config: Config, vocab_size: int) -> Config:
+    """The config with base.vocab_size filled in from the tokenizer where it is not set.
+
+    Raises:
+      ValueError: the model's vocabulary is smaller than the tokenizer's.
+    """
+    if config.base.vocab_size is None:
+        base = dataclasses.replace(config.base, vocab_size=vocab_size)
+        return dataclasses.replace(config, base=base)
+    if config.base.vocab_size < vocab_size:
+        raise ValueError(
+            f"base.vocab_size={config.base.vocab_size} is smaller than the tokenizer's "
+            f"{vocab_size}; raise it, or leave it out to take the tokenizer's"
+        )
+    return config
+
+
+def make_plan(
+    config: Config, corpus: Corpus, *, devices: Sequence[jax.Device] | None = None
+) -> Plan:
+    """The plan of a run, on `devices` (None: all of them).
+
+    Raises:
+      ValueError: the mesh does not fit the devices, or a step has too few rows for it.
+    """
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
+    unit = config.train.grad_accum_steps * sharding.batch_ways(mesh)
+    rows = config.train.batch_tokens // config.data.max_length
+    if rows < unit:
+        raise ValueError(
+            f"train.batch_tokens={config.train.batch_tokens} makes {rows} rows of "
+            f"data.max_length={config.data.max_length}, fewer than the {unit} that "
+            f"train.grad_accum_steps={config.train.grad_accum_steps} and mesh "
+            f"{dict(mesh.shape)} need; raise it to {unit * config.data.max_length}"
+        )
+    available = -(-len(corpus.train) // unit) * unit  # a small corpus makes a smaller batch
+    rows = min(rows - rows % unit, available)
+    steps = config.train.steps or n_steps(len(corpus.train), rows, config.train.epochs)
+    abstract = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
+    tokens = rows * config.data.max_length
+    return Plan(mesh, rows, steps, tokens, parameter_count(abstract))

@@ -1,0 +1,35 @@
+"""A stop from outside: SIGTERM and SIGINT let the step end, so that it can be saved."""
+
+import contextlib
+import signal
+import threading
+from types import FrameType
+
+EXIT_PREEMPTED = 75  # saved: start me again
+
+
+class Preempted(Exception):
+    """The run was told to stop and has saved its step."""
+
+
+class StopSignal:
+    """Within the context, the first SIGTERM or SIGINT sets `asked`; a second one interrupts."""
+
+    def __init__(self):
+        self.asked = False
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                old = signal.signal(number, self._ask)
+                self._stack.callback(signal.signal, number, old)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -1,0 +1,249 @@
+"""A training run: resume where it stopped, step, evaluate, save, report."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+
+from psann_jax.config import Config
+from psann_jax.data import Corpus, batches
+from psann_jax.evals.perplexity import evaluate
+from psann_jax.model import LM
+from psann_jax.run.environment import memory_bytes
+from psann_jax.run.plan import Plan
+from psann_jax.run.report import Report, duration
+from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.checkpoint import Checkpoints
+from psann_jax.train.feed import on_mesh
+from psann_jax.train.metrics import MetricsFile, perplexity
+from psann_jax.train.optimizer import make_optimizer, schedule
+from psann_jax.train.state import init_state
+from psann_jax.train.step import Metrics, eval_step, jit_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves in memory."""
+
+    model: LM
+    step: int
+    rows: list[dict[str, Any]]  # of metrics.jsonl, those of this process
+
+
+def train(
+    config: Config,
+    corpus: Corpus,
+    plan: Plan,
+    *,
+    report: Report,
+    workdir: Workdir | None = None,
+    model: LM | None = None,
+) -> Outcome:
+    """Trains to the end of the plan; with a workdir, from its newest checkpoint on.
+
+    Args:
+      workdir: where metrics and checkpoints go; None keeps everything in memory.
+      model: weights to start from; None draws new ones.
+
+    Raises:
+      Preempted: SIGTERM or SIGINT came; the step is saved where there is a workdir.
+    """
+    with jax.set_mesh(plan.mesh), StopSignal() as stop, report:
+        loop = _Loop(config, corpus, plan, report, workdir, model)
+        try:
+            return loop.run(stop)
+        finally:
+            loop.close()
+
+
+class _Loop:
+    """The state of a running loop. Metrics are read one step late: the device never waits."""
+
+    def __init__(self, config, corpus, plan, report, workdir, model):
+        self.config, self.corpus, self.plan, self.report = config, corpus, plan, report
+        optimizer = make_optimizer(config.optimizer, plan.steps)
+        self.state, where = init_state(
+            lambda rngs: LM(config.base, rngs=rngs),
+            optimizer,
+            plan.mesh,
+            config.train.seed,
+            model=model,
+        )
+        self.train_step = jit_train_step(
+            optimizer, where, label_smoothing=config.train.label_smoothing
+        )
+        self.eval_step = jax.jit(eval_step)
+        self.rate = schedule(config.optimizer, plan.steps)
+        self.rows: list[dict[str, Any]] = []
+        self.checkpoints = self.file = None
+        self.best = float("inf")
+        self.first = 1
+        if workdir:
+            self._resume(workdir)
+        self.clock = _Clock()
+
+    def _resume(self, workdir: Workdir) -> None:
+        self.checkpoints = Checkpoints(workdir.checkpoints, keep=self.config.train.keep_checkpoints)
+        step = self.checkpoints.newest()
+        if step is not None:
+            self.state = self.checkpoints.restore(step, self.state)
+            self.report.line(f"resumed at step {step} from {workdir.checkpoints}")
+        if best := self.checkpoints.best():
+            self.best = best[1]
+        if jax.process_index() == 0:
+            self.file = MetricsFile(workdir.metrics, resume_step=step or 0)
+
+    def run(self, stop: StopSignal) -> Outcome:
+        done = int(self.state.step)
+        self.first = done + 1
+        self.report.begin(done, self.plan.steps)
+        pending: tuple[int, Metrics] | None = None
+        for step, batch in enumerate(self._feed(done), start=self.first):
+            if step == self.first:
+                self._compile(batch)
+                self.clock.mark()
+            self.state, metrics = self.train_step(self.state, batch)
+            self._finish(pending)
+            pending = step, metrics
+            if self._at_boundary(step) or stop.asked:
+                self._finish(pending)
+                pending = None
+                self._save(step, force=stop.asked)
+                self._stop_if(stop, step)
+                self.clock.mark()
+        self._finish(pending)
+        return Outcome(self.state.model, int(self.state.step), self.rows)
+
+    def _feed(self, done: int):
+        rows = batches(
+            self.corpus.train,
+            batch_rows=self.plan.batch_rows,
+            seed=self.config.data.seed,
+            start_step=done,
+            stop_step=self.plan.steps,
+            epochs=None if self.config.train.steps else self.config.train.epochs,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in rows:
+            yield on_mesh(batch, self.plan.mesh, self.config.train.grad_accum_steps)
+
+    def _compile(self, batch) -> None:
+        with self.report.timed("compiling the train step"):
+            self.train_step = self.train_step.lower(self.state, batch).compile()
+
+    def _at_boundary(self, step: int) -> bool:
+        """Whether the loop stops after this step to evaluate or save."""
+        train = self.config.train
+        intervals = [train.save_interval_steps if self.checkpoints else 0]
+        intervals += [train.eval_interval_steps if self.corpus.val else 0]
+        return step == self.plan.steps or any(n and step % n == 0 for n in intervals)
+
+    def _finish(self, pending: tuple[int, Metrics] | None) -> None:
+        """Waits for a step, and records it where it is to be logged."""
+        if pending is None:
+            return
+        step, metrics = pending
+        jax.block_until_ready(metrics)
+        self.clock.tick()
+        self.report.step(step)
+        if step == self.first + 2:
+            left = self.plan.steps - step
+            self.report.line(f"about {duration(left * self.clock.last)} for the {left} steps left")
+        evaluates = self._evaluates(step)
+        logs = step in (1, self.plan.steps) or step % self.config.train.log_interval_steps == 0
+        if logs or evaluates:
+            self._record(step, metrics, evaluates)
+
+    def _evaluates(self, step: int) -> bool:
+        every = self.config.train.eval_interval_steps
+        due = step == self.plan.steps or (every and step % every == 0)
+        return bool(self.corpus.val and due)
+
+    def _record(self, step: int, metrics: Metrics, evaluates: bool) -> None:
+        row = self._row(step, metrics)
+        if evaluates:
+            row |= self._evaluate()
+        self.rows.append(row)
+        if self.file:
+            self.file.write(row)
+        self.report.row(row, self.plan.steps)
+        self.clock.mark()
+
+    def _row(self, step: int, metrics: Metrics) -> dict[str, Any]:
+        loss, seconds = float(metrics["loss"]), self.clock.seconds_per_step()
+        return {
+            "step": step,
+            "loss": loss,
+            "ppl": perplexity(loss),
+            "lr": float(self.rate(step - 1)),
+            "grad_norm": float(metrics["grad_norm"]),
+            "tokens": int(metrics["tokens"]),
+            "tokens_per_s": float(metrics["tokens"]) / seconds,
+            "step_seconds": seconds,
+            "memory_bytes": memory_bytes(),
+        }
+
+    def _evaluate(self) -> dict[str, float]:
+        meta = self.corpus.meta.val
+        return evaluate(
+            self.eval_step,
+            self.state.model,
+            self.corpus.val,
+            self.plan.mesh,
+            batch_rows=self.plan.batch_rows // self.config.train.grad_accum_steps,
+            bytes_per_token=meta.bytes / max(1, meta.tokens),
+            max_batches=self.config.train.eval_batches,
+        )
+
+    def _save(self, step: int, *, force: bool) -> None:
+        """Saves at the interval, at the end, on a stop, and when validation is at its best."""
+        if not self.checkpoints:
+            return
+        every = self.config.train.save_interval_steps
+        last = self.rows[-1] if self.rows else {}
+        val_loss = last.get("val_loss") if last.get("step") == step else None
+        better = val_loss is not None and val_loss < self.best
+        if force or better or step == self.plan.steps or (every and step % every == 0):
+            self.checkpoints.save(self.state, val_loss=val_loss)
+        if better:
+            self.best = val_loss
+
+    def _stop_if(self, stop: StopSignal, step: int) -> None:
+        if not stop.asked or step == self.plan.steps:
+            return
+        if self.checkpoints:
+            self.checkpoints.wait()
+            raise Preempted(
+                f"stopped and saved at step {step}; the same command goes on from there"
+            )
+        raise Preempted(f"stopped at step {step}; nothing was saved, since there is no workdir")
+
+    def close(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.close()
+        if self.file:
+            self.file.close()
+
+
+class _Clock:
+    """Seconds a step: of the last one, and of all since the last mark."""
+
+    def __init__(self):
+        self.mark()
+        self.last = 0.0
+
+    def mark(self) -> None:
+        """Begins to count anew, after a report or a pause."""
+        self._start = self._ticked = time.perf_counter()
+        self._steps = 0
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.last, self._ticked = now - self._ticked, now
+        self._steps += 1
+
+    def seconds_per_step(self) -> float:
+        return (self._ticked - self._start) / max(1, self._steps)

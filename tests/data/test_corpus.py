@@ -1,0 +1,241 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from psann_jax import data
+from psann_jax.data import preparation
+
+TEXTS = [f"document {i} holds {'some ' * (i % 7)}text\n" for i in range(40)]
+
+
+def forbid_preparation(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("prepared again")
+
+    monkeypatch.setattr(preparation.Preparation, "run", refuse)
+
+
+def all_targets(rows):
+    batch = rows.batch(np.arange(len(rows)))
+    return batch.targets[batch.weights > 0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "hf", "char"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_tokens_out_are_tokens_in(make_config, kind, packed):
+    corpus = data.prepare(make_config(tokenizer=kind, pack_sequences=packed), TEXTS)
+    eos = corpus.tokenizer.eos_id
+    expected = [i for text in TEXTS for i in [*corpus.tokenizer.encode(text), eos]]
+    assert all_targets(corpus.train) == expected
+
+
+def test_meta_counts_what_is_there(make_config):
+    corpus = data.prepare(make_config(val_split=0.2), [*TEXTS, " "])
+    assert corpus.meta.train.documents + corpus.meta.val.documents == len(TEXTS)
+    assert corpus.meta.train.bytes + corpus.meta.val.bytes == sum(map(len, TEXTS))
+    assert corpus.meta.blank_documents == 1
+    for rows, meta in ((corpus.train, corpus.meta.train), (corpus.val, corpus.meta.val)):
+        assert len(rows) == meta.rows
+        assert len(all_targets(rows)) == meta.tokens
+
+
+def test_train_and_validation_documents_are_disjoint_and_complete(make_config):
+    corpus = data.prepare(make_config(val_split=0.2), TEXTS)
+    parts = []
+    for rows in (corpus.train, corpus.val):
+        text = corpus.tokenizer.decode(all_targets(rows))
+        parts.append({line + "\n" for line in text.splitlines()})
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == set(TEXTS)
+
+
+def test_tokenizer_never_sees_validation_text(make_config):
+    texts = [chr(ord("a") + i) * 20 for i in range(20)]
+    corpus = data.prepare(make_config(val_split=0.1), texts)
+    held_out = corpus.tokenizer.decode(all_targets(corpus.val))
+    known = {piece for piece in corpus.tokenizer._characters}
+    assert held_out
+    assert not set(held_out) & known
+
+
+@pytest.mark.parametrize(("val_split", "texts"), [(0.0, TEXTS), (0.5, TEXTS[:1])])
+def test_no_validation_without_a_share_or_a_second_document(make_config, val_split, texts):
+    assert data.prepare(make_config(val_split=val_split), texts).val is None
+
+
+def test_validation_survives_the_cache(make_config):
+    first, second = (data.prepare(make_config(val_split=0.2), TEXTS) for _ in range(2))
+    assert all_targets(first.val) == all_targets(second.val)
+    assert first.meta == second.meta
+
+
+def test_document_longer_than_one_encoding_is_still_one_document(make_config, monkeypatch):
+    monkeypatch.setattr(preparation, "_ENCODED_CHARACTERS", 50)
+    text = "".join(TEXTS)
+    corpus = data.prepare(make_config(), [text, "end"])
+    ids = all_targets(corpus.train)
+    assert corpus.meta.train.documents == 2
+    assert ids.count(corpus.tokenizer.eos_id) == 2
+    assert corpus.tokenizer.decode(ids) == text + "end"
+
+
+def test_second_start_reads_the_cache(make_config, monkeypatch):
+    first = data.prepare(make_config(), TEXTS)
+    forbid_preparation(monkeypatch)
+    second = data.prepare(make_config(), TEXTS)
+    assert all_targets(first.train) == all_targets(second.train)
+    assert first.tokenizer.to_bytes() == second.tokenizer.to_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_length": 9},
+        {"seed": 1},
+        {"vocab_size": 301},
+        {"tokenizer": "hf"},
+        {"pack_sequences": False},
+        {"val_split": 0.1},
+        {"tokenizer_bytes": 100},
+    ],
+)
+def test_changed_setting_prepares_anew(make_config, monkeypatch, change):
+    data.prepare(make_config(), TEXTS)
+    forbid_preparation(monkeypatch)
+    with pytest.raises(RuntimeError, match="prepared again"):
+        data.prepare(make_config(**change), TEXTS)
+
+
+def test_changed_text_prepares_anew(make_config, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    data.prepare(make_config(sources=(str(path),)))
+    path.write_text("three")
+    corpus = data.prepare(make_config(sources=(str(path),)))
+    assert corpus.tokenizer.decode(all_targets(corpus.train)) == "three"
+
+
+@pytest.mark.parametrize("name", ["meta.json", "tokenizer", "train-00000.arrayrecord"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
+def test_damaged_cache_is_rebuilt_or_refused(make_config, tmp_path, name, damage):
+    expected = all_targets(data.prepare(make_config(), TEXTS).train)
+    path = next((tmp_path / "cache").glob(f"*/{name}"))
+    content = path.read_bytes()
+    middle = len(content) // 20  # where a shard has data
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "cut": content[:-9], "flipped": flipped}[damage])
+    try:
+        found = all_targets(data.prepare(make_config(), TEXTS).train)
+    except ValueError as error:
+        assert str(path.parent) in str(error)
+    else:
+        assert found == expected
+
+
+def test_failed_preparation_leaves_nothing(make_config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preparation.cache, "write_meta", fail)
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.*No space left"):
+        data.prepare(make_config(), TEXTS)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_unwritable_cache_folder_is_named(make_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.* cannot be written"):
+        data.prepare(make_config(cache_dir=str(tmp_path / "file")), TEXTS)
+
+
+SLOW_PREPARATION = """
+import sys, time
+from psann_jax import data
+from psann_jax.data import cache
+def stall(*_):
+    print("stalled", flush=True)
+    time.sleep(60)
+cache.write_meta = stall
+data.prepare(data.DataConfig(cache_dir=sys.argv[1], max_length=8, vocab_size=300,
+             tokenizer="char", val_split=0.0), ["some text"])
+"""
+
+
+def test_killed_preparation_leaves_nothing_that_is_used(make_config, tmp_path):
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", SLOW_PREPARATION, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"stalled\n"
+        process.send_signal(signal.SIGKILL)
+    left = list(folder.iterdir())
+    assert all(path.name.startswith(".") for path in left)
+    corpus = data.prepare(make_config(), ["some text"])
+    assert corpus.tokenizer.decode(all_targets(corpus.train)) == "some text"
+
+
+def test_remains_of_killed_preparations_are_swept_after_a_day(make_config, tmp_path):
+    old, new = (tmp_path / "cache" / name for name in (".0a.1.aa", ".0a.2.bb"))
+    for path in (old, new):
+        path.mkdir(parents=True)
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    data.prepare(make_config(), TEXTS)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def prepare_in_process(config, queue):
+    queue.put(all_targets(data.prepare(config, TEXTS).train))
+
+
+def test_processes_that_prepare_at_once_agree(make_config, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    target = {"target": prepare_in_process, "args": (make_config(), queue)}
+    processes = [context.Process(**target) for _ in range(2)]
+    for process in processes:
+        process.start()
+    first, second = queue.get(timeout=120), queue.get(timeout=120)
+    for process in processes:
+        process.join()
+    assert first == second
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_given_tokenizer_is_used_as_it_is(make_config, tmp_path):
+    tokenizer = data.fit_tokenizer("hf", ["other text"], 280)
+    tokenizer.save(tmp_path / "model")
+    by_path = data.prepare(make_config(tokenizer_path=str(tmp_path / "model")), TEXTS)
+    by_value = data.prepare(make_config(), TEXTS, tokenizer=tokenizer)
+    assert by_path.tokenizer.to_bytes() == by_value.tokenizer.to_bytes() == tokenizer.to_bytes()
+
+
+def test_tokenizer_and_its_path_at_once_are_refused(make_config):
+    tokenizer = data.fit_tokenizer("char", TEXTS, 300)
+    with pytest.raises(ValueError, match="both given"):
+        data.prepare(make_config(tokenizer_path="x"), TEXTS, tokenizer=tokenizer)
+
+
+def test_requested_and_real_vocabulary_are_both_told(make_config, caplog):
+    corpus = data.prepare(make_config(vocab_size=5000), TEXTS)
+    assert corpus.meta.requested_vocab_size == 5000
+    assert corpus.meta.vocab_size == corpus.tokenizer.vocab_size < 5000
+    assert "data.vocab_size=5000" in caplog.text
+
+
+def test_text_that_changes_while_read_is_named(make_config, monkeypatch):
+    monkeypatch.setattr(preparation, "measure", lambda source: ([1] * len(TEXTS), 0))
+    with pytest.raises(ValueError, match=r"texts\[0\] changed while it was read"):
+        data.prepare(make_config(), TEXTS)
+
+
+def test_chosen_tokenizer_is_logged(make_config, caplog):
+    with caplog.at_level("INFO", "psann_jax.data"):
+        data.prepare(make_config(tokenizer="auto"), TEXTS)
+    assert "tokenizer sentencepiece" in caplog.text

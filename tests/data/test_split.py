@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from psann_jax.data.split import validation_documents
+
+LENGTHS = np.random.default_rng(0).integers(1, 10_000, 1000).tolist()
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "expected"),
+    [(1000, 0.01, 10), (1000, 0.5, 500), (10, 0.01, 1), (2, 0.5, 1), (1, 0.5, 0), (10, 0.0, 0)],
+)
+def test_count_is_the_share_but_leaves_both_parts_something(n, share, expected):
+    assert validation_documents(LENGTHS[:n], share, 0).sum() == expected
+
+
+def test_one_document_from_each_stratum_of_length():
+    held_out = validation_documents(LENGTHS, 0.1, 3)
+    ranks = np.argsort(np.argsort(LENGTHS, kind="stable"), kind="stable")
+    assert sorted(ranks[held_out] // 10) == list(range(100))
+
+
+def test_same_seed_same_split():
+    assert np.array_equal(*(validation_documents(LENGTHS, 0.1, 7) for _ in range(2)))
+
+
+def test_other_seed_other_split():
+    first, second = (validation_documents(LENGTHS, 0.1, seed) for seed in (7, 8))
+    assert not np.array_equal(first, second)
