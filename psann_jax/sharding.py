@@ -85,6 +85,11 @@ def batch_ways(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def weight_ways(mesh: Mesh) -> int:
+    """Over how many devices a weight matrix is spread."""
+    return mesh.shape["fsdp"] * mesh.shape["tensor"]
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """Sharding of every leaf, read from each Param's `axes`; other leaves replicate.
 

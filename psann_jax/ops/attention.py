@@ -127,7 +127,7 @@ def _blocked_bwd(slopes, block, saved, g):
     q, k, v, segments, out, normaliser = saved
     scaled, length = _scaled(q), q.shape[2]
     through = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-    dq, dk, dv = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    dq, dk, dv = [], [], []
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     for start, end in _blocks(length, block):
         now = (slice(None), slice(None), slice(start, end))
@@ -136,10 +136,22 @@ def _blocked_bwd(slopes, block, saved, g):
         dp = dot("bhtk,bhsk->bhts", g[now], v[seen])
         ds = (p * (dp - through[now])).astype(q.dtype)
         dq.append(dot("bhts,bhsk->bhtk", ds, k[seen]))
-        dk = dk.at[seen].add(dot("bhts,bhtk->bhsk", ds, scaled[now]))
-        dv = dv.at[seen].add(dot("bhts,bhtk->bhsk", p.astype(q.dtype), g[now]))
+        # Keys last: XLA:CPU is a third faster with the probabilities as the right-hand matrix.
+        dk.append(dot("bhtk,bhts->bhks", scaled[now], ds))
+        dv.append(dot("bhtk,bhts->bhks", g[now], p.astype(q.dtype)))
     dq = jnp.concatenate(dq, axis=2) * np.float32(q.shape[-1] ** -0.5)
+    dk, dv = (jnp.swapaxes(_sum_of_growing(parts), 2, 3) for parts in (dk, dv))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+def _sum_of_growing(parts):
+    """Sum of arrays [..., n] of growing n, each zero beyond its end: [..., the last n]."""
+    rest, pieces = parts[-1], []
+    for shorter in reversed(parts[:-1]):
+        n = shorter.shape[-1]
+        pieces.append(rest[..., n:])
+        rest = rest[..., :n] + shorter
+    return jnp.concatenate([rest, *reversed(pieces)], axis=-1)
 
 
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)

@@ -73,24 +73,32 @@ def _loss(x, kernel, targets, weights, smoothing):
 
 def _loss_fwd(x, kernel, targets, weights, smoothing):
     table, vocabulary = kernel.astype(x.dtype), kernel.shape[1]
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def body(carry, chunk):
-        total, d_kernel = carry
+    def gradients(chunk):
         x, targets, weights = chunk
-        logits = jnp.dot(x, table, preferred_element_type=jnp.float32)  # [B, C, V]
+        logits = dot("bcd,dv->bcv", x, table)
         nats, normaliser = _nats(logits, targets, weights, smoothing)
         hit = targets[..., None] == jnp.arange(vocabulary)
         expected = (1 - smoothing) * hit + smoothing / vocabulary
         d_logits = weights[..., None] * (jnp.exp(logits - normaliser[..., None]) - expected)
         d_logits = d_logits.astype(x.dtype)
-        dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         dx = dot("bcv,dv->bcd", d_logits, table).astype(x.dtype)
-        return (total + nats, d_kernel + dot("bcd,bcv->dv", x, d_logits)), dx
+        return (nats, dot("bcd,bcv->dv", x, d_logits)), dx
 
-    zero = jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32)
-    (total, d_kernel), dx = jax.lax.scan(body, zero, _chunked(x, table, targets, weights))
+    def body(total, chunk):
+        part, dx = gradients(chunk)
+        return jax.tree.map(jnp.add, total, part), dx
+
+    chunks = _chunked(x, table, targets, weights)
+    total, dx = gradients([c[0] for c in chunks])  # apart, so that no sum starts from zeros
+    dx = dx[None]
+    if len(chunks[0]) > 1:
+        total, others = jax.lax.scan(body, total, [c[1:] for c in chunks])
+        dx = jnp.concatenate([dx, others])
     dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
-    return total, (dx, d_kernel.astype(kernel.dtype))
+    nats, d_kernel = total
+    return nats, (dx, d_kernel.astype(kernel.dtype))
 
 
 def _loss_bwd(smoothing, saved, g):

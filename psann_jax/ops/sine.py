@@ -110,7 +110,7 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _waves(phase: jax.Array) -> tuple[jax.Array, jax.Array]:
+def waves(phase: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(sin, cos) by what is fastest and exact on this backend."""
     if jax.default_backend() == "cpu" and phase.dtype == jnp.float32:
         return sincos(phase)
@@ -121,7 +121,7 @@ def _waves(phase: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _sine(z, amplitude, frequency, damping, envelope):
     z32 = _wide(z)
     decay = jnp.exp(-damping * ENVELOPES[envelope](z32))
-    return (amplitude * decay * _waves(frequency * z32)[0]).astype(z.dtype)
+    return (amplitude * decay * waves(frequency * z32)[0]).astype(z.dtype)
 
 
 def _sine_fwd(z, amplitude, frequency, damping, envelope):
@@ -153,7 +153,7 @@ _sine.defvjp(_sine_fwd, _sine_bwd)
 def _gradients(amplitude, frequency, damping, envelope, z, g):
     """dz, and the sums over rows that the gradients of A, f and d are made of, each [F]."""
     z32 = _wide(z)
-    depth, s, c = ENVELOPES[envelope](z32), *_waves(frequency * z32)
+    depth, s, c = ENVELOPES[envelope](z32), *waves(frequency * z32)
     damped = _wide(g) * jnp.exp(-damping * depth)
     # Without the barrier XLA:CPU evaluates sine, cosine and exp anew for each of four results.
     gs, gc = jax.lax.optimization_barrier((damped * s, damped * c))

@@ -28,8 +28,8 @@ class Plan:
     def describe(self, config: Config) -> str:
         """One line: parameters, tokens a step, devices, mesh, memory."""
         shape = " ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
-        shards = self.mesh.size // self.mesh.shape["data"]
-        memory = self.parameters * _BYTES_PER_PARAMETER / shards / 1e9
+        ways = sharding.weight_ways(self.mesh)
+        memory = self.parameters * _BYTES_PER_PARAMETER / ways / 1e9
         base = config.base
         return (
             f"{bases.name_of(base)} {base.d_model}/{base.n_layers}/{base.n_heads}/"

@@ -59,8 +59,13 @@ class Workdir:
             raise ValueError(f"{self.config} cannot be read: {error}") from None
 
     def changes(self, config: Config) -> dict[str, tuple[object, object]]:
-        """Fields in which `config` differs from the run in this folder: name -> (old, new)."""
+        """Fields in which `config` differs from the run in this folder: name -> (old, new).
+
+        A vocabulary that `config` leaves to the tokenizer is none.
+        """
         old, new = leaves(self.saved_config()), leaves(config)
+        if new["base.vocab_size"] is None:
+            del old["base.vocab_size"], new["base.vocab_size"]
         names = old.keys() | new.keys()
         return {n: (old.get(n), new.get(n)) for n in sorted(names) if old.get(n) != new.get(n)}
 

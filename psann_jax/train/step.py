@@ -59,7 +59,7 @@ def train_step(
     grads = jax.tree.map(lambda g: g * share, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
-    metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.global_norm(grads)}
+    metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, model, opt_state, state.key), metrics
 
 

@@ -1,0 +1,93 @@
+"""Eight fake CPU devices, a compile cache that outlives the session, and what tests share."""
+
+import atexit
+import dataclasses
+import functools
+import json
+import logging
+import os
+from pathlib import Path
+import shutil
+import tempfile
+
+# All of this is read when jax is imported, so it comes before every other import.
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+_XLA_CACHE = Path("~/.cache/psann_jax/test-xla").expanduser()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_XLA_CACHE))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+_DATA_CACHE = tempfile.mkdtemp(prefix="psann_jax-test-data-")
+os.environ["PSANN_JAX_CACHE"] = _DATA_CACHE
+atexit.register(shutil.rmtree, _DATA_CACHE, ignore_errors=True)
+
+from flax import nnx  # noqa: E402
+from hypothesis import settings  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from psann_jax import bases  # noqa: E402
+from psann_jax.model import LM  # noqa: E402
+
+# The same examples every time, and no clock: a busy machine must not fail a test.
+settings.register_profile("tests", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.load_profile("tests")
+
+GOLDEN = Path(__file__).parent / "golden" / "psannlm"
+TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One case of the reference data: its entry of the manifest, and its arrays."""
+
+    case: dict
+    arrays: dict[str, np.ndarray]
+
+
+@functools.cache
+def _golden(name: str) -> Golden:
+    manifest = json.loads((GOLDEN / "manifest.json").read_text())
+    case = next(c for c in manifest["cases"] if c["name"] == name)
+    with np.load(GOLDEN / case["file"]) as arrays:
+        return Golden(case, dict(arrays))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden(name): a case of tests/golden/psannlm."""
+    return _golden
+
+
+@functools.cache
+def _tiny(name: str, dtype: str, **options) -> LM:
+    base = bases.get(name)(**{**TINY, **options}, dtype=dtype)
+    return LM(base, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """tiny(base, ...): a two-layer LM of 16 features and 32 tokens, float32 unless said."""
+
+    def make(name: str = "respsann", dtype: str = "float32", **options) -> LM:
+        return _tiny(name, dtype, **options)
+
+    return make
+
+
+@pytest.fixture
+def one_device():
+    """A mesh of one device, in scope."""
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was():
+    """A run takes over the package's logger; the next test finds it untouched."""
+    log = logging.getLogger("psann_jax")
+    before = list(log.handlers), log.propagate, log.level
+    yield
+    log.handlers, log.propagate, log.level = before

@@ -1,0 +1,283 @@
+"""A run survives being stopped anywhere: what it ends with is what an unbroken one ends with."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import DataConfig
+from psann_jax.run.load import load_run
+from psann_jax.run.main import run
+from psann_jax.run.report import Report
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.checkpoint import Checkpoints
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.metrics import read_metrics
+from psann_jax.train.optimizer import OptimizerConfig
+
+TIMES = {"tokens_per_s", "step_seconds", "memory_bytes"}  # what two runs may differ in
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    words = np.random.default_rng(0).choice(["sine", "wave", "amplitude", "damped", "the"], 4000)
+    lines = [" ".join(line) for line in words.reshape(-1, 10)]
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def config(text, tmp_path):
+    return _config(text, tmp_path / "run")
+
+
+def _config(text, workdir, **train):
+    defaults = {
+        "steps": 8,
+        "batch_tokens": 256,
+        "log_interval_steps": 1,
+        "eval_interval_steps": 4,
+        "save_interval_steps": 2,
+        "sample_tokens": 8,
+    }
+    return Config(
+        base=bases.get("waveresnet")(
+            d_model=16, n_layers=2, n_heads=2, d_mlp=32, dtype="float32", dropout=0.1
+        ),
+        data=DataConfig(
+            sources=(str(text),), document="line", tokenizer="char", max_length=32, val_split=0.1
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        train=TrainConfig(**defaults | train),
+        workdir=str(workdir),
+    )
+
+
+def _quiet(config):
+    return run(config, Report(quiet=True))
+
+
+def _rows(workdir):
+    rows = read_metrics(Workdir(workdir).metrics)
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def _assert_same_end(one, other):
+    """Bitwise the same metrics and parameters."""
+    assert _rows(one) == _rows(other)
+    a, b = (load_run(path, "newest") for path in (one, other))
+    assert a.step == b.step
+    import jax
+
+    for x, y in zip(jax.tree.leaves(a.model), jax.tree.leaves(b.model), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.fixture(scope="module")
+def straight(text, tmp_path_factory):
+    """The workdir of an unbroken run."""
+    config = _config(text, tmp_path_factory.mktemp("straight") / "run")
+    _quiet(config)
+    return config.workdir
+
+
+def test_a_run_leaves_what_its_workdir_promises(straight):
+    names = {p.name for p in Path(straight).iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "env.json",
+        "loss_curve.png",
+        "metrics.jsonl",
+        "samples.txt",
+        "tokenizer.model",
+    }
+    rows = read_metrics(Workdir(straight).metrics)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    wanted = {"step", "loss", "ppl", "lr", "grad_norm", "tokens_per_s", "step_seconds"}
+    assert all(wanted <= row.keys() for row in rows)
+    assert [row["step"] for row in rows if "val_bits_per_byte" in row] == [4, 8]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert "▸" in (Path(straight) / "samples.txt").read_text()
+
+
+def _first_part(config, stop_at):
+    """Runs the first steps of a run by raising within it, as a crash would."""
+
+    class Crash(Exception):
+        pass
+
+    class Crashing(Report):
+        def step(self, step):
+            if step == stop_at:
+                raise Crash
+
+    with pytest.raises(Crash):
+        run(config, Crashing(quiet=True))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 8])
+def test_a_crashed_run_goes_on_to_the_same_end(config, straight, stop_at):
+    _first_part(config, stop_at)
+    _quiet(config)
+    _assert_same_end(config.workdir, straight)
+
+
+def test_a_run_resumes_from_the_step_before_a_damaged_one(config, straight):
+    _first_part(config, 7)
+    newest = max(Path(config.workdir, "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    _quiet(config)
+    _assert_same_end(config.workdir, straight)
+
+
+def test_a_finished_run_started_again_changes_nothing(config, straight):
+    _quiet(config)
+    before = Workdir(config.workdir).metrics.read_bytes()
+    _quiet(config)
+    assert Workdir(config.workdir).metrics.read_bytes() == before
+
+
+def test_more_saves_and_logs_change_no_number(config, straight):
+    train = dataclasses.replace(config.train, save_interval_steps=3, keep_checkpoints=1)
+    _quiet(dataclasses.replace(config, train=train))
+    _assert_same_end(config.workdir, straight)
+
+
+def test_last_checkpoints_and_the_best_are_kept(straight):
+    checkpoints = Checkpoints(Workdir(straight).checkpoints)
+    assert checkpoints.steps()[0] == 8
+    assert len(checkpoints.steps()) <= 4
+    losses = {r["step"]: r["val_loss"] for r in _rows(straight) if "val_loss" in r}
+    assert checkpoints.best() == min((v, k) for k, v in losses.items())[::-1]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("optimizer", "learning_rate", 2e-2),
+        ("base", "d_mlp", 64),
+        ("data", "seed", 7),
+        ("train", "batch_tokens", 512),
+        ("train", "label_smoothing", 0.1),
+    ],
+)
+def test_another_config_is_refused_by_the_name_of_the_field(config, part, field, value):
+    _first_part(config, 2)
+    changed = dataclasses.replace(getattr(config, part), **{field: value})
+    with pytest.raises(ValueError, match=rf"{part}\.{field} .*-> {value}") as error:
+        _quiet(dataclasses.replace(config, **{part: changed}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_no_run_is_refused(config):
+    Path(config.workdir).mkdir()
+    Path(config.workdir, "thesis.tex").write_text("irreplaceable")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        _quiet(config)
+    assert Path(config.workdir, "thesis.tex").read_text() == "irreplaceable"
+
+
+def test_a_corpus_shorter_than_a_row_is_refused(config, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("a b\nc d\n")
+    data = dataclasses.replace(config.data, sources=(str(short),))
+    with pytest.raises(ValueError, match=r"fewer than one row of data\.max_length=32"):
+        _quiet(dataclasses.replace(config, data=data))
+    assert not Path(config.workdir).exists()
+
+
+def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused(config):
+    data = dataclasses.replace(config.data, tokenizer="sentencepiece", vocab_size=5000)
+    with pytest.raises(ValueError, match=r"data\.vocab_size=5000 is too large.*which yields \d+"):
+        _quiet(dataclasses.replace(config, data=data))
+
+
+def test_accumulated_micro_batches_train_as_one_batch(config, straight):
+    """Without dropout, whose masks follow the micro-batches."""
+    base = dataclasses.replace(config.base, dropout=0.0)
+    ends = []
+    for accum in (1, 4):
+        train = dataclasses.replace(
+            config.train, batch_tokens=1024, grad_accum_steps=accum, sample_tokens=0
+        )
+        workdir = f"{config.workdir}{accum}"
+        ends.append(_quiet(dataclasses.replace(config, base=base, train=train, workdir=workdir)))
+    losses = [[row["loss"] for row in end.rows] for end in ends]
+    np.testing.assert_allclose(*losses, atol=1e-4)  # float32 sums in another order, 8 steps
+
+
+def _start(config, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from psann_jax.config import from_json\n"
+        f"def get_config():\n    return from_json({_json(config)!r})\n"
+    )
+    # The child has one device: the metrics must not depend on that.
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "psann_jax.main", "--config", str(file)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _json(config):
+    from psann_jax.config import to_json
+
+    return to_json(config)
+
+
+def _wait_for_step(process, config, step):
+    metrics = Workdir(config.workdir).metrics
+    while process.poll() is None and len(read_metrics(metrics)) < step:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_end(text, tmp_path):
+    """kill -9 at a step between two saves, twice; the ends are bitwise equal."""
+    long = {"steps": 60, "save_interval_steps": 7, "eval_interval_steps": 20}
+    whole, broken = (_config(text, tmp_path / name, **long) for name in ("whole", "broken"))
+    process = _start(whole, tmp_path)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    for step in (10, 31):
+        process = _start(broken, tmp_path)
+        _wait_for_step(process, broken, step)
+        process.kill()
+        process.communicate()
+    process = _start(broken, tmp_path)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert "resumed at step" in said
+    _assert_same_end(broken.workdir, whole.workdir)
+
+
+@pytest.mark.slow
+def test_a_terminated_process_saves_its_step_and_exits_75(text, tmp_path):
+    config = _config(text, tmp_path / "run", steps=100_000, save_interval_steps=0)
+    process = _start(config, tmp_path)
+    _wait_for_step(process, config, 5)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 75, said
+    saved = Checkpoints(Workdir(config.workdir).checkpoints)
+    assert saved.newest() == read_metrics(Workdir(config.workdir).metrics)[-1]["step"]
+    saved.close()
+    assert json.loads(Workdir(config.workdir).config.read_text())["train"]["steps"] == 100_000

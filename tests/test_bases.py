@@ -1,0 +1,258 @@
+"""What every base must be: causal, the same in all its forms, blind across documents."""
+
+import dataclasses
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psann_jax import bases, sharding
+from psann_jax.model import LM
+from psann_jax.seq import Batch, Seq
+from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
+from psann_jax.train.state import init_state
+from psann_jax.train.step import jit_train_step, loss_fn
+
+SIZES = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
+B, T = 2, 12
+TOLERANCE = 2e-5  # float32 sums in another order, through two layers
+VARIANTS = {
+    **{name: (name, {}) for name in bases.names()},
+    "respsann-alibi": ("respsann", {"positional_encoding": "alibi"}),
+    "waveresnet-sinusoidal": ("waveresnet", {"positional_encoding": "sinusoidal"}),
+    "waveresnet-dilated": ("waveresnet", {"dilation_growth": 3, "kernel": 4}),
+    "waveresnet-replace": ("waveresnet", {"wave": "replace"}),
+    "waveresnet-off": ("waveresnet", {"wave": "off"}),
+    "transformer-alibi": ("transformer", {"positional_encoding": "alibi"}),
+}
+
+
+def _perturbed(model):
+    """Moves norms, biases, scales and sines off their start, so that each matters."""
+    leaves, tree = jax.tree.flatten(model)
+    rng = np.random.default_rng(1)
+    return tree.unflatten([a + 0.1 * rng.standard_normal(a.shape).astype("f") for a in leaves])
+
+
+@functools.cache
+def _made(variant, **options):
+    name, fields = VARIANTS[variant]
+    base = bases.get(name)(**SIZES, dtype="float32", **fields, **options)
+    return base, _perturbed(LM(base, rngs=nnx.Rngs(0)))
+
+
+@jax.jit
+def _logits(model, tokens, seq=None):
+    return model(tokens, seq)[0]
+
+
+@jax.jit
+def _extend(model, tokens, seq, state):
+    return model(tokens, seq, state)
+
+
+@functools.cache
+def _tokens(seed=0, shape=(B, T)):
+    return np.random.default_rng(seed).integers(0, SIZES["vocab_size"], shape).astype(np.int32)
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+def test_a_token_moves_no_logit_before_it(variant):
+    _, model = _made(variant)
+    tokens, changed = _tokens(), _tokens().copy()
+    changed[:, 7] = (changed[:, 7] + 1) % SIZES["vocab_size"]
+    before, after = _logits(model, tokens), _logits(model, changed)
+    np.testing.assert_array_equal(before[:, :7], after[:, :7])
+    assert np.all(np.abs(before[:, 7] - after[:, 7]).max(-1) > 1e-4)
+
+
+def test_prefill_and_decoding_one_by_one_equal_the_full_forward(variant):
+    _, model = _made(variant)
+    tokens, state = _tokens(), model.init_state(B, T)
+    parts = []
+    for start, end in ((0, 5), *((i, i + 1) for i in range(5, T))):
+        logits, state = _extend(model, tokens[:, start:end], None, state)
+        parts.append(logits)
+    np.testing.assert_allclose(
+        np.concatenate(parts, 1), _logits(model, tokens), atol=TOLERANCE, rtol=0
+    )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_prompts_decode_as_each_alone(variant, side):
+    """Rows of 3 and 8 tokens in one prefill of 8, then two more tokens each."""
+    _, model = _made(variant)
+    tokens = _tokens()
+    lengths, width = (3, 8), 8
+    padded = np.zeros((B, width), np.int32)
+    positions, segments = np.zeros_like(padded), np.zeros_like(padded)
+    for row, n in enumerate(lengths):
+        place = slice(width - n, None) if side == "left" else slice(0, n)
+        padded[row, place] = tokens[row, :n]
+        positions[row, place], segments[row, place] = np.arange(n), 1
+    seq = Seq(jnp.asarray(positions), jnp.asarray(segments))
+    _, state = _extend(model, padded, seq, model.init_state(B, width + 2))
+    for step in range(2):
+        now = np.stack([tokens[row, n + step] for row, n in enumerate(lengths)])[:, None]
+        logits, state = _extend(model, now, None, state)
+        full = _logits(model, tokens)
+        for row, n in enumerate(lengths):
+            np.testing.assert_allclose(logits[row, 0], full[row, n + step], atol=TOLERANCE, rtol=0)
+
+
+def _packed():
+    """Two documents of 5 and 4 tokens in one row of 12, the rest padding."""
+    lengths = (5, 4)
+    positions = np.concatenate([np.arange(n) for n in lengths] + [np.zeros(3)]).astype(np.int32)
+    segments = np.repeat([1, 2, 0], [5, 4, 3]).astype(np.int32)
+    return lengths, Seq(jnp.asarray(positions)[None], jnp.asarray(segments)[None])
+
+
+def test_packed_documents_equal_each_alone(variant):
+    _, model = _made(variant)
+    tokens, (lengths, seq) = _tokens(shape=(1, T)), _packed()
+    packed, start = _logits(model, tokens, seq), 0
+    for n in lengths:
+        alone = _logits(model, tokens[:, start : start + n])
+        np.testing.assert_allclose(packed[:, start : start + n], alone, atol=TOLERANCE, rtol=0)
+        start += n
+
+
+def test_packed_documents_have_no_gradient_into_each_other(variant):
+    _, model = _made(variant)
+    tokens, (_, seq) = _tokens(shape=(1, T)), _packed()
+
+    @jax.jit
+    def second_document(table):
+        changed = jax.tree.map(lambda a: a, model)
+        changed.embed.table = nnx.Param(table, axes=("vocab", "embed"))
+        return jnp.sum(changed(tokens, seq)[0][0, 5:9] ** 2)
+
+    gradient = jax.grad(second_document)(model.embed.table[...])
+    only_first = np.setdiff1d(tokens[0, :5], tokens[0, 5:9])
+    assert only_first.size
+    np.testing.assert_array_equal(gradient[only_first], 0)
+
+
+def test_scanned_layers_equal_unrolled_ones(variant):
+    _, model = _made(variant)
+    _, scanned = _made(variant, scan_layers=True)
+    np.testing.assert_allclose(
+        _logits(scanned, _tokens()), _logits(model, _tokens()), atol=TOLERANCE, rtol=0
+    )
+
+
+def test_scanned_gradients_equal_unrolled_ones(variant):
+    batch, grads = _batch(B, T), []
+    for scan in (False, True):
+        _, model = _made(variant, scan_layers=scan)
+        grads.append(jax.jit(jax.grad(loss_fn))(model, batch))
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4 * max(1.0, float(np.abs(b).max())), rtol=0)
+
+
+def test_rematerialised_gradients_equal_saved_ones():
+    batch, grads = _batch(B, T), []
+    for remat in ("none", "dots", "full"):
+        _, model = _made("waveresnet", remat=remat)
+        grads.append(jax.tree.leaves(jax.jit(jax.grad(loss_fn))(model, batch)))
+    for none, dots, full in zip(*grads, strict=True):
+        np.testing.assert_allclose(dots, none, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(full, none, atol=1e-5, rtol=1e-4)
+
+
+def _batch(rows, length):
+    tokens = _tokens(seed=3, shape=(rows, length + 1))
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)).copy()
+    segments = np.ones_like(positions)
+    positions[:, length // 2 :] -= length // 2
+    segments[:, length // 2 :] += 1
+    weights = np.ones((rows, length), np.float32)
+    weights[:, length // 2 - 1] = 0
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights, positions, segments)
+
+
+@functools.cache
+def _losses(name, mesh_shape):
+    """Losses of three steps, with dropout and accumulation, on a mesh."""
+    base = bases.get(name)(**SIZES, dtype="float32", dropout=0.1)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), 10)
+    devices = jax.devices()[: int(np.prod(mesh_shape))]
+    mesh = sharding.make_mesh(*mesh_shape, devices=devices)
+    with jax.set_mesh(mesh):
+        state, where = init_state(lambda r: LM(base, rngs=r), optimizer, mesh, seed=0)
+        step = jit_train_step(optimizer, where)
+        batch = jax.tree.map(lambda a: a.reshape(2, 8, T), _batch(16, T))
+        batch = jax.device_put(batch, sharding.batch_sharding(mesh, leading=1))
+        losses = []
+        for _ in range(3):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+    return losses, state.model
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("name", bases.names())
+def test_meshes_train_as_one_device(name, mesh):
+    one, model = _losses(name, (1, 1, 1))
+    many, sharded = _losses(name, mesh)
+    np.testing.assert_allclose(many, one, atol=2e-5, rtol=0)
+    assert one[0] > one[-1]
+    for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(sharded), strict=True):
+        # Adam's first steps are lr * sign(g): a gradient near zero may flip under rounding.
+        assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_fsdp_spreads_weights_and_moments(name):
+    base = bases.get(name)(**SIZES)
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    mesh = sharding.make_mesh(1, 8, 1)
+    state, _ = init_state(lambda r: LM(base, rngs=r), optimizer, mesh, seed=0)
+    for tree in (state.model, state.opt_state[1][0].mu):
+        kernel = tree.stack.layers[0].mixer.q.kernel[...]
+        assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+
+
+def test_a_base_of_ones_own_is_known_by_its_name():
+    @bases.register("a_test_base")
+    @dataclasses.dataclass(kw_only=True)
+    class Own(bases.ResPSANN):
+        def pattern(self):
+            return ((self.mlp(), self.residual(self.attention())),)
+
+    assert bases.get("a_test_base") is Own
+    with pytest.raises(ValueError, match="already"):
+        bases.register("a_test_base")(bases.ResPSANN)
+
+
+def test_an_unknown_base_names_the_nearest_and_all():
+    with pytest.raises(ValueError, match="waveresnet.*known: .*respsann"):
+        bases.get("wavresnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("respsann", {"d_model": 36, "n_heads": 8}, "d_model=36.*n_heads=8.*n_heads=9"),
+        ("respsann", {"d_model": 12, "n_heads": 4}, "head size.*3 is odd"),
+        ("respsann", {"n_layers": 0}, "base.n_layers=0"),
+        ("respsann", {"positional_encoding": "rotary"}, "rope, alibi, sinusoidal"),
+        ("respsann", {"dtype": "float16"}, "base.dtype='float16'"),
+        ("respsann", {"dropout": 1.0}, r"base.dropout=1.0 must be in \[0, 1\)"),
+        ("respsann", {"remat": "some"}, "base.remat='some'"),
+        ("transformer", {"mlp_activation": "sine"}, "gelu, relu, tanh"),
+        ("waveresnet", {"wave": "on"}, "interleave"),
+        ("waveresnet", {"kernel": 0}, "base.kernel=0"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_what_is_allowed(name, fields, said):
+    with pytest.raises(ValueError, match=said):
+        bases.get(name)(**fields)
