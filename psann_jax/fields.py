@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -38,7 +39,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return _typed_tuple(value, args, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
+    if hint is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
     wrong_bool = isinstance(value, bool) and hint is not bool
     if wrong_bool or (isinstance(hint, type) and not isinstance(value, hint)):

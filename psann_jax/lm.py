@@ -307,15 +307,15 @@ class psannLM:  # noqa: N801 - psannlm's name
         )
         new = generate(
             self._model,
-            [self._prompt(p, long_prompt) for p in prompts],
+            [self._prompt(p, self._tokenizer, long_prompt) for p in prompts],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_id=self._tokenizer.eos_id,
         )
         return [self._tokenizer.decode(ids) for ids in new]
 
-    def _prompt(self, text: str, long_prompt: str) -> list[int]:
-        ids = [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
+    def _prompt(self, text: str, tokenizer: Tokenizer, long_prompt: str) -> list[int]:
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
         if long_prompt not in ("error", "keep_last"):
             raise ValueError(f"long_prompt={long_prompt!r} must be error or keep_last")
         if len(ids) > self._max_length and long_prompt == "error":

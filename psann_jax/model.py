@@ -45,7 +45,7 @@ class LM(nnx.Module):
             )
         self.dtype, self.absolute = jnp.dtype(base.dtype), base.positional_encoding == "sinusoidal"
         self.embed = Embedding(base.vocab_size, base.d_model, rngs=rngs)
-        self.stack = Stack(
+        self.stack: Any = Stack(
             base.d_model,
             pattern,
             repeats,
@@ -59,7 +59,7 @@ class LM(nnx.Module):
 
     def __call__(
         self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None
-    ) -> tuple[jax.Array, LMState | None]:
+    ) -> tuple[jax.Array, Any]:
         """Logits of the token after each token.
 
         Args:
@@ -75,7 +75,9 @@ class LM(nnx.Module):
         logits = self.head(x).astype(jnp.float32)
         return constrain(logits, "batch", "length", "vocab"), states
 
-    def features(self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None):
+    def features(
+        self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None
+    ) -> tuple[jax.Array, Any]:
         """What the head reads, [B, T, D] after the last norm, and the states."""
         seq = seq or Seq(_following(tokens, states))
         # Gathered once, so that the lookup stays local to the shards of the batch.

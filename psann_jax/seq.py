@@ -6,12 +6,11 @@ Letters in shape comments, the same in every file:
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = Any  # numpy.ndarray on the host, jax.Array on the devices
 
 
 @jax.tree_util.register_dataclass

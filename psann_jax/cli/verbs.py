@@ -1,10 +1,16 @@
 """The verbs of `python -m psann_jax`; each is one file of this package."""
 
 import argparse
+from typing import Any
 
 from psann_jax.cli import config, eval, generate, tokenizer, train
 
-_VERBS = {"generate": generate, "eval": eval, "tokenizer": tokenizer, "config": config}
+_VERBS: dict[str, Any] = {
+    "generate": generate,
+    "eval": eval,
+    "tokenizer": tokenizer,
+    "config": config,
+}
 
 
 def main(argv: list[str]) -> int:

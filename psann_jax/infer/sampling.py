@@ -74,10 +74,10 @@ def penalised(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
 def sample(
     logits: jax.Array, sampling: Sampling, key: jax.Array, seen: jax.Array | None = None
 ) -> jax.Array:
-    """Next tokens [B] int32 from logits [B, V]; `seen` [B, V] is needed by the penalty only."""
+    """Next tokens [B] int32 from logits [B, V]; those `seen` [B, V] bool are penalised."""
     logits = logits.astype(jnp.float32)
-    if sampling.penalised:
-        logits = penalised(logits, seen, sampling.repetition_penalty)
+    if seen is not None:
+        logits = penalised(logits, seen, sampling.repetition_penalty or 1.0)
     if sampling.greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)

@@ -42,6 +42,12 @@ _WAVE = {
     "mixer.proj.bias": "wave.proj.bias",
 } | {f"mixer.{ours}": f"wave.{theirs}" for ours, theirs in _SINE.items()}
 _REPLACED = _NORM2 | {f"mixer.{ours}": theirs for ours, theirs in _WAVE.items()}
+_TABLES: dict[type, dict[str, str]] = {
+    Attention: _NORM1 | _ATTENTION,
+    MLP: _NORM2 | _MLP,
+    Wave: _WAVE,
+    Nothing: _NORM2,
+}
 _OUTSIDE = {
     "embed.table": "embed.weight",
     "norm.scale": "ln_f.scale",
@@ -143,8 +149,7 @@ def _leaf(model: LM, per_block: int, blocks: int, path: list[str], value: Any) -
 def _table(sublayer: Residual) -> dict[str, str]:
     if isinstance(sublayer, Replacing):
         return _REPLACED
-    mixers = {Attention: _NORM1 | _ATTENTION, MLP: _NORM2 | _MLP, Wave: _WAVE, Nothing: _NORM2}
-    return mixers[type(sublayer.mixer)]
+    return _TABLES[type(sublayer.mixer)]
 
 
 def _layer_norm_names(name: str) -> str:

@@ -75,7 +75,7 @@ def masked_attention(
 def alibi_bias(slopes: tuple[float, ...], q_index: jax.Array, k_index: jax.Array) -> jax.Array:
     """-slope * max(distance, 0) in float32: [B, T], [B, S] -> [B, H, T, S]."""
     distance = jnp.maximum(q_index[:, :, None] - k_index[:, None, :], 0).astype(jnp.float32)
-    return -np.asarray(slopes, np.float32)[:, None, None] * distance[:, None]
+    return distance[:, None] * -np.asarray(slopes, np.float32)[:, None, None]
 
 
 def _scores(q, k, segments, slopes, start):

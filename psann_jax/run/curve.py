@@ -11,13 +11,13 @@ def plot_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for key, label, style in (
-        ("loss", "training", {"color": "0.55", "linewidth": 1}),
-        ("val_loss", "validation", {"color": "black", "linewidth": 1.5, "marker": "o"}),
+    for key, label, color, marker in (
+        ("loss", "training", "0.55", ""),
+        ("val_loss", "validation", "black", "o"),
     ):
         points = [(r["step"], r[key]) for r in rows if isinstance(r.get(key), float)]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
+            axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
     axes.set_xlabel("step")
     axes.set_ylabel("cross-entropy (nats per token)")
     axes.grid(color="0.9")

@@ -23,7 +23,7 @@ def use_compile_cache() -> None:
 
     The cache holds executables, so only its owner may enter the folder.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_folder() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)

@@ -1,13 +1,20 @@
 """After the last step: samples, the curve, and n-gram models to compare with."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import jax
+
+from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer
 from psann_jax.evals.ngram import ngram_bits_per_byte
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.model import LM
+from psann_jax.run.curve import plot_losses
+from psann_jax.run.report import Report
+from psann_jax.run.train import Outcome
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.metrics import read_metrics
 
 SAMPLES = 3
 _PROMPT_TOKENS = 12
@@ -40,8 +47,35 @@ def _beginning(row: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return document
 
 
-def comparison(corpus: Corpus, ours: float) -> dict[str, Any]:
-    """Validation bits per byte of n-gram models on the same tokens, and of the model."""
-    meta = corpus.meta.val
-    ngrams = ngram_bits_per_byte(corpus.train, corpus.val, corpus.tokenizer.vocab_size, meta.bytes)
-    return {**ngrams, "model": ours}
+def ngram_baselines(corpus: Corpus) -> dict[str, float]:
+    """Validation bits per byte of n-gram models of the same tokens; none without validation."""
+    if corpus.val is None or corpus.meta.val is None:
+        return {}
+    n_bytes = corpus.meta.val.bytes
+    return ngram_bits_per_byte(corpus.train, corpus.val, corpus.tokenizer.vocab_size, n_bytes)
+
+
+def finish(
+    config: Config, corpus: Corpus, outcome: Outcome, workdir: Workdir, report: Report
+) -> None:
+    """Writes samples and curve, and says how good the model is. Every process takes part."""
+    texts = []
+    if config.train.sample_tokens:
+        texts = sampled_continuations(
+            outcome.model, corpus, config.train.sample_tokens, config.train.seed
+        )
+    if jax.process_index() != 0:
+        return
+    rows = read_metrics(workdir.metrics)
+    plot_losses(rows, workdir.curve)
+    samples = "\n\n".join(f"--- sample {i}\n{text}" for i, text in enumerate(texts, 1))
+    if texts:
+        workdir.samples.write_text(samples + "\n", errors="replace")
+        report.line(samples)
+    validated = [r for r in rows if "val_bits_per_byte" in r]
+    if validated:
+        baselines = ngram_baselines(corpus) if config.train.ngram_baselines else {}
+        compared = {**baselines, "this model": validated[-1]["val_bits_per_byte"]}
+        said = ", ".join(f"{name} {value:.3f}" for name, value in compared.items())
+        report.line(f"validation bits per byte: {said}")
+    report.line(f"loss curve {workdir.curve}, checkpoints {workdir.checkpoints}")

@@ -6,13 +6,11 @@ import jax
 
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
-from psann_jax.run.curve import plot_losses
-from psann_jax.run.finish import comparison, sampled_continuations
+from psann_jax.run.finish import finish
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
 from psann_jax.run.train import Outcome, train
 from psann_jax.run.workdir import LENGTH, Workdir
-from psann_jax.train.metrics import read_metrics
 
 
 def run(config: Config, report: Report | None = None) -> Outcome:
@@ -38,8 +36,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     if jax.process_index() == 0:
         workdir.open(config, corpus.tokenizer)
     outcome = train(config, corpus, plan, report=report, workdir=workdir)
-    if jax.process_index() == 0:
-        _finish(config, corpus, outcome, workdir, report)
+    finish(config, corpus, outcome, workdir, report)
     return outcome
 
 
@@ -72,26 +69,6 @@ def _show_data_log(report: Report) -> None:
             report.line(record.getMessage())
 
     log = logging.getLogger("psann_jax")
-    log.handlers, log.propagate = [Lines()], False
+    log.handlers[:] = [Lines()]
+    log.propagate = False
     log.setLevel(logging.INFO)
-
-
-def _finish(
-    config: Config, corpus: Corpus, outcome: Outcome, workdir: Workdir, report: Report
-) -> None:
-    rows = read_metrics(workdir.metrics)
-    plot_losses(rows, workdir.curve)
-    if config.train.sample_tokens:
-        model = outcome.model
-        texts = sampled_continuations(model, corpus, config.train.sample_tokens, config.train.seed)
-        samples = "\n\n".join(f"--- sample {i}\n{text}" for i, text in enumerate(texts, 1))
-        workdir.samples.write_text(samples + "\n", errors="replace")
-        report.line(samples)
-    last = next((r for r in reversed(rows) if "val_bits_per_byte" in r), None)
-    if last and config.train.ngram_baselines:
-        compared = comparison(corpus, last["val_bits_per_byte"])
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in compared.items())
-        report.line(f"validation bits per byte: {figures}")
-    elif last:
-        report.line(f"validation bits per byte: {last['val_bits_per_byte']:.3f}")
-    report.line(f"loss curve {workdir.curve}, checkpoints {workdir.checkpoints}")

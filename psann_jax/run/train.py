@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from psann_jax.config import Config
 from psann_jax.data import Corpus, batches
@@ -71,13 +72,14 @@ class _Loop:
             config.train.seed,
             model=model,
         )
-        self.train_step = jit_train_step(
+        self.train_step: Any = jit_train_step(
             optimizer, where, label_smoothing=config.train.label_smoothing
         )
         self.eval_step = jax.jit(eval_step)
         self.rate = schedule(config.optimizer, plan.steps)
         self.rows: list[dict[str, Any]] = []
-        self.checkpoints = self.file = None
+        self.checkpoints: Checkpoints | None = None
+        self.file: MetricsFile | None = None
         self.best = float("inf")
         self.first = 1
         if workdir:
@@ -85,12 +87,13 @@ class _Loop:
         self.clock = _Clock()
 
     def _resume(self, workdir: Workdir) -> None:
-        self.checkpoints = Checkpoints(workdir.checkpoints, keep=self.config.train.keep_checkpoints)
-        step = self.checkpoints.newest()
+        keep = self.config.train.keep_checkpoints
+        checkpoints = self.checkpoints = Checkpoints(workdir.checkpoints, keep=keep)
+        step = checkpoints.newest()
         if step is not None:
-            self.state = self.checkpoints.restore(step, self.state)
+            self.state = checkpoints.restore(step, self.state)
             self.report.line(f"resumed at step {step} from {workdir.checkpoints}")
-        if best := self.checkpoints.best():
+        if best := checkpoints.best():
             self.best = best[1]
         if jax.process_index() == 0:
             self.file = MetricsFile(workdir.metrics, resume_step=step or 0)
@@ -178,7 +181,7 @@ class _Loop:
             "step": step,
             "loss": loss,
             "ppl": perplexity(loss),
-            "lr": float(self.rate(step - 1)),
+            "lr": float(jnp.asarray(self.rate(step - 1))),
             "grad_norm": float(metrics["grad_norm"]),
             "tokens": int(metrics["tokens"]),
             "tokens_per_s": float(metrics["tokens"]) / seconds,

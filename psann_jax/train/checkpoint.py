@@ -32,15 +32,16 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 3):
         self.directory = Path(directory).absolute()
-        policies = ocp.training.preservation_policies
+        training: Any = ocp.training  # its annotations name private classes
+        policies = training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics["val_loss"],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._saver = ocp.training.Checkpointer(
+        self._saver = training.Checkpointer(
             self.directory,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             cleanup_tmp_directories=True,
         )

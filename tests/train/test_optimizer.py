@@ -1,0 +1,183 @@
+"""The schedule, what decays, and updates that are those of torch."""
+
+import json
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psann_jax.interop import psannlm
+from psann_jax.seq import Batch
+from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
+from psann_jax.train.state import TrainState, named_arrays
+from psann_jax.train.step import train_step
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "psannlm"
+SCHEDULES = json.loads((GOLDEN / "lr_schedule_public.json").read_text())
+
+
+def _name(case):
+    return f"{case['warmup_steps']}of{case['total_steps']}"
+
+
+@pytest.mark.parametrize("case", SCHEDULES, ids=_name)
+def test_schedule_to_zero_equals_the_original(case):
+    config = OptimizerConfig(
+        learning_rate=case["lr"], min_lr=0.0, warmup_steps=case["warmup_steps"]
+    )
+    rate, expected = schedule(config, case["total_steps"]), case["lr_used_at_step"]
+    if case["warmup_steps"] >= case["total_steps"]:  # the original goes on past the end
+        expected = expected[: case["total_steps"]]
+    ours = [float(rate(n)) for n in range(len(expected))]
+    # float32 against double: 1e-6 of the peak.
+    np.testing.assert_allclose(ours, expected, atol=1e-6 * case["lr"])
+
+
+@given(st.integers(1, 300))
+def test_default_schedule_is_never_zero_and_reaches_its_peak(steps):
+    rates = np.asarray(schedule(OptimizerConfig(learning_rate=1e-3), steps)(jnp.arange(steps)))
+    assert rates.min() > 0
+    np.testing.assert_allclose(rates.max(), 1e-3, rtol=1e-6)
+
+
+def test_default_schedule_ends_at_a_tenth_of_the_peak_and_stays_there():
+    rate = schedule(OptimizerConfig(learning_rate=1e-3), 100)
+    np.testing.assert_allclose([rate(99), rate(100), rate(1000)], 1e-4, rtol=1e-5)
+
+
+def test_warmup_is_a_twentieth_of_the_run():
+    rate = schedule(OptimizerConfig(learning_rate=1.0), 100)
+    np.testing.assert_allclose([rate(n) for n in range(5)], np.arange(1, 6) / 5, rtol=1e-6)
+    assert float(rate(5)) < 1
+
+
+def test_no_warmup_begins_at_the_peak():
+    assert float(schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=0), 1000)(0)) > 0.999
+
+
+SINES = ("amplitude", "frequency", "damping")
+
+
+def _decayed(model, **config):
+    """Names of the parameters that move under a zero gradient: those that decay."""
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=0.1, weight_decay=0.5, warmup_steps=0, **config), 10
+    )
+    ones = jax.tree.map(jnp.ones_like, model)
+    zero = jax.tree.map(jnp.zeros_like, model)
+    updates, _ = optimizer.update(zero, optimizer.init(ones), ones)
+    moved = named_arrays(jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates))
+    return {name for name, moves in moved.items() if moves}, set(moved)
+
+
+@pytest.mark.parametrize("base", ["respsann", "waveresnet", "transformer"])
+def test_matrices_alone_decay_in_stacked_layers(tiny, base):
+    decayed, names = _decayed(tiny(base))
+    assert decayed == {n for n in names if n.endswith(("kernel", "table", "taps"))}
+
+
+@pytest.mark.parametrize("part", [*SINES, "alpha", "bias", "scale"])
+def test_no_vector_decays(tiny, part):
+    decayed, names = _decayed(tiny("waveresnet"))
+    assert any(n.endswith(part) for n in names)
+    assert not any(n.endswith(part) for n in decayed)
+
+
+def test_all_parameters_decay_when_asked(tiny):
+    decayed, names = _decayed(tiny("respsann"), decay="all")
+    assert decayed == names
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_gradient_is_clipped_by_its_global_norm_unless_off(clip):
+    optimizer = make_optimizer(OptimizerConfig(grad_clip=clip, b1=0.0, weight_decay=0), 10)
+    model = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([0.0, 4.0])}
+    _, state = optimizer.update(gradient, optimizer.init(model), model)
+    moments = next(s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)).mu
+    norm = np.sqrt(sum(float(jnp.sum(m**2)) for m in jax.tree.leaves(moments)))
+    np.testing.assert_allclose(norm, clip or 5.0, rtol=1e-6)
+
+
+def _is_adam(node):
+    return hasattr(node, "mu")
+
+
+@pytest.fixture(scope="module", params=["respsann", "transformer"])
+def trajectory(request, golden):
+    """Four updates from the reference's weights with its optimizer and its batches."""
+    data = golden(f"train_{request.param}")
+    arrays, case, given_ = data.arrays, data.case, data.case["optimizer"]
+    start = {k[3:]: v for k, v in arrays.items() if k.startswith("w0/")}
+    model = psannlm.to_model(request.param, case["config"], start)
+    config = OptimizerConfig(
+        learning_rate=given_["lr"],
+        min_lr=0.0,
+        warmup_steps=given_["warmup_steps"],
+        weight_decay=given_["weight_decay"],
+        decay="all",
+        b1=given_["betas"][0],
+        b2=given_["betas"][1],
+        eps=given_["eps"],
+        grad_clip=given_["clip_global_norm"],
+    )
+    optimizer = make_optimizer(config, given_["total_steps"])
+    state = TrainState(jnp.int32(0), model, optimizer.init(model), jax.random.key(0))
+    smoothing = given_["label_smoothing"]
+    step = jax.jit(lambda s, b: train_step(s, b, optimizer=optimizer, label_smoothing=smoothing))
+    rows = []
+    for ids in arrays["ids"]:
+        state, metrics = step(state, _batch(ids))
+        rows.append({k: float(v) for k, v in metrics.items()})
+    return data, rows, psannlm.to_state(state.model)
+
+
+def _batch(ids):
+    tokens = ids.astype(np.int32)[None]
+    inputs = tokens[..., :-1]
+    positions = np.broadcast_to(np.arange(inputs.shape[-1], dtype=np.int32), inputs.shape)
+    ones = np.ones(inputs.shape, np.float32)
+    return Batch(inputs, tokens[..., 1:], ones, positions, ones.astype(np.int32))
+
+
+def test_four_losses_are_those_of_torch(trajectory):
+    data, rows, _ = trajectory
+    # Single losses agree within 1e-5; four updates carry the difference on.
+    np.testing.assert_allclose([r["loss"] for r in rows], data.case["losses"], atol=1e-4)
+
+
+def test_gradient_norms_before_clipping_are_those_of_torch(trajectory):
+    data, rows, _ = trajectory
+    expected = data.arrays["grad_norms_before_clip"]
+    np.testing.assert_allclose([r["grad_norm"] for r in rows], expected, rtol=1e-4)
+
+
+def test_weights_after_four_updates_are_those_of_torch(trajectory):
+    data, _, ours = trajectory
+    for name, expected in data.arrays.items():
+        if name.startswith("w1/"):
+            # Adam divides by the gradient's size, so the smallest gradients' rounding counts;
+            # an update is 3e-3.
+            np.testing.assert_allclose(ours[name[3:]], expected, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be positive"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate=nan"),
+        ({"min_lr": 1.0}, "optimizer.min_lr=1.0 must be in"),
+        ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay=-0.1"),
+        ({"b2": 1.0}, "optimizer.b2=1.0"),
+        ({"grad_clip": -1.0}, "optimizer.grad_clip=-1.0"),
+        ({"decay": "some"}, "optimizer.decay='some' must be one of matrices, all"),
+    ],
+)
+def test_a_bad_field_is_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        OptimizerConfig(**fields)

@@ -1,0 +1,174 @@
+"""The train step: one mean over the batch however it is cut, and a key of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from psann_jax.nn.block import Residual
+from psann_jax.seq import Batch
+from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
+from psann_jax.train.state import TrainState
+from psann_jax.train.step import eval_step, jit_train_step, loss_fn, train_step
+
+B, T, V = 8, 6, 32
+SGD = optax.sgd(1.0)  # one update is the gradient itself
+
+
+def _batch(seed=0, weights=None):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, V, (B, T + 1)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    weights = np.ones((B, T), np.float32) if weights is None else weights
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights, positions, np.ones((B, T), np.int32))
+
+
+def _cut(batch, micro_batches):
+    return jax.tree.map(lambda a: a.reshape(micro_batches, -1, T), batch)
+
+
+def _state(model, step=0):
+    return TrainState(jnp.int32(step), model, SGD.init(model), jax.random.key(0))
+
+
+_step = jax.jit(lambda state, batch: train_step(state, batch, optimizer=SGD))
+
+
+def _uneven():
+    """Rows of many, few and no targets: cut in four, one micro-batch has none at all."""
+    weights = np.ones((B, T), np.float32)
+    weights[0, 1:] = 0
+    weights[3] = 0
+    weights[4:6] = 0
+    return weights
+
+
+@pytest.fixture(scope="module", params=["even", "uneven"])
+def in_parts(request, tiny):
+    """(model, metrics) of one step from the same batch whole, in 2 and in 4 micro-batches."""
+    batch = _batch(weights=_uneven() if request.param == "uneven" else None)
+    parts = {}
+    for n in (1, 2, 4):
+        state, metrics = _step(_state(tiny()), _cut(batch, n))
+        parts[n] = state.model, metrics
+    return parts
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_accumulated_loss_equals_the_whole_batchs(in_parts, n):
+    np.testing.assert_allclose(in_parts[n][1]["loss"], in_parts[1][1]["loss"], rtol=1e-6)
+    assert in_parts[n][1]["tokens"] == in_parts[1][1]["tokens"]
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_accumulated_update_equals_the_whole_batchs(in_parts, n):
+    pairs = zip(*(jax.tree.leaves(in_parts[k][0]) for k in (n, 1)), strict=True)
+    for ours, whole in pairs:
+        np.testing.assert_allclose(ours, whole, atol=2e-6)  # float32 sums in another order
+
+
+def test_a_batch_without_targets_changes_nothing_and_is_finite(tiny):
+    model = tiny()
+    state, metrics = _step(_state(model), _cut(_batch(weights=np.zeros((B, T), "f")), 2))
+    assert float(metrics["loss"]) == 0.0
+    assert float(metrics["grad_norm"]) == 0.0
+    for new, old in zip(*map(jax.tree.leaves, (state.model, model)), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_loss_ignores_what_padding_holds(tiny):
+    batch = _batch()
+    real = np.arange(T) < 4
+    segments = batch.segments * real
+    weights = batch.weights * real
+    one = batch._replace(weights=weights, segments=segments)
+    other = one._replace(
+        inputs=np.where(real, one.inputs, 5), targets=np.where(real, one.targets, 7)
+    )
+    grads = jax.jit(jax.value_and_grad(loss_fn))
+    (a, g), (b, h) = (grads(tiny(), x) for x in (one, other))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    for left, right in zip(jax.tree.leaves(g), jax.tree.leaves(h), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)  # sums over rows that are zero
+
+
+def test_loss_is_the_mean_cross_entropy_of_the_models_logits(tiny):
+    model, batch = tiny(), _batch(weights=_uneven())
+    logits, _ = jax.jit(lambda m, t: m(t))(model, batch.inputs)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    expected = float(jnp.sum(nats * batch.weights) / batch.weights.sum())
+    _, metrics = _step(_state(model), _cut(batch, 1))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_evaluation_sums_nats_and_tokens_without_dropout(tiny):
+    batch = _batch(weights=_uneven())
+    evaluate = jax.jit(eval_step)
+    nats, tokens = evaluate(tiny(), batch)
+    again, _ = evaluate(tiny(dropout=0.5), batch)
+    assert float(tokens) == _uneven().sum()
+    np.testing.assert_allclose(nats, again, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def dropped(tiny):
+    """Loss of the same batch and weights with dropout, at steps 0, 0 again, and 1."""
+    model, batch = tiny(dropout=0.5), _cut(_batch(), 2)
+    return [float(_step(_state(model, step), batch)[1]["loss"]) for step in (0, 0, 1)]
+
+
+def test_dropout_is_the_same_for_the_same_step(dropped):
+    assert dropped[0] == dropped[1]
+
+
+def test_dropout_differs_from_step_to_step(dropped):
+    assert abs(dropped[0] - dropped[2]) > 1e-4
+
+
+def test_every_sublayer_and_micro_batch_drops_by_a_key_of_its_own(tiny, monkeypatch):
+    """Two equal micro-batches have different losses, so their sum is no multiple of one."""
+    model = tiny(dropout=0.5)
+    row = jax.tree.map(lambda a: a[:1], _batch())
+    twice = jax.tree.map(lambda a: np.stack([a, a]), row)
+    both = _step(_state(model), twice)[1]["loss"]
+    alone = _step(_state(model), jax.tree.map(lambda a: a[None], row))[1]["loss"]
+    assert abs(float(both) - float(alone)) > 1e-4
+    keys = []
+
+    def spy(self, x, seq, state=None):
+        keys.append(jax.random.key_data(seq.key).tolist())
+        return x, state
+
+    monkeypatch.setattr(Residual, "__call__", spy)
+    loss_fn(model, row, key=jax.random.key(3))
+    assert len({tuple(k) for k in keys}) == len(keys) == 4
+
+
+def test_train_step_compiles_once_over_many_steps(tiny, one_device):
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    model = jax.tree.map(jnp.copy, tiny())
+    state = TrainState(jnp.int32(0), model, optimizer.init(model), jax.random.key(0))
+    replicated = jax.sharding.NamedSharding(one_device, jax.sharding.PartitionSpec())
+    where = jax.tree.map(lambda _: replicated, state)
+    step = jit_train_step(optimizer, where)
+    state = jax.device_put(state, where)
+    for seed in range(4):
+        state, _ = step(state, _cut(_batch(seed), 1))
+    assert step._cache_size() == 1
+    assert int(state.step) == 4
+
+
+def test_the_state_is_donated(tiny, one_device):
+    model = jax.tree.map(jnp.copy, tiny())
+    replicated = jax.sharding.NamedSharding(one_device, jax.sharding.PartitionSpec())
+    state = jax.device_put(_state(model), replicated)
+    where = jax.tree.map(lambda _: replicated, state)
+    jit_train_step(SGD, where)(state, _cut(_batch(), 1))
+    assert all(a.is_deleted() for a in jax.tree.leaves(state.model))
+
+
+def test_the_key_is_folded_and_never_changes(tiny):
+    state, _ = _step(_state(tiny()), _cut(_batch(), 1))
+    same = jax.random.key_data(state.key) == jax.random.key_data(jax.random.key(0))
+    assert bool(jnp.all(same))
