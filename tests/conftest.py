@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from psann_jax import bases  # noqa: E402
+from psann_jax import bases, sharding  # noqa: E402
 from psann_jax.model import LM  # noqa: E402
 
 # The same examples every time, and no clock: a busy machine must not fail a test.
@@ -79,7 +79,7 @@ def tiny():
 @pytest.fixture
 def one_device():
     """A mesh of one device, in scope."""
-    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from psann_jax.ops.sine import waves
+
 BASE = 10_000.0
 
 
@@ -22,7 +24,7 @@ def angles(positions: jax.Array, head_dim: int) -> jax.Array:
 def rope(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Rotates the pairs of each head by its position: [B, T, H, K], [B, T] -> [B, T, H, K]."""
     angle = angles(positions, x.shape[-1])[:, :, None, :]  # [B, T, 1, K/2]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    sin, cos = (t.astype(x.dtype) for t in waves(angle))
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 

@@ -32,7 +32,7 @@ def load_run(path: str | os.PathLike, step: str | int = "best") -> LoadedRun:
     """
     workdir = Workdir(path)
     config = workdir.saved_config()
-    checkpoints = Checkpoints(workdir.checkpoints, keep=config.train.keep_checkpoints)
+    checkpoints = Checkpoints(workdir.checkpoints, reads_only=True)
     try:
         number = _number(checkpoints, step)
         like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))

@@ -7,6 +7,7 @@ without a word and offers a damaged newest step. Layout: DIRECTORY/<step>/state/
 import hashlib
 import json
 import logging
+import math
 import os
 from pathlib import Path
 import threading
@@ -30,7 +31,8 @@ _log = logging.getLogger("psann_jax.checkpoint")
 class Checkpoints:
     """The checkpoints of one run: the last `keep` steps, and the best by validation loss."""
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 3):
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 3, reads_only: bool = False):
+        """Opens the folder; a reader leaves alone what a running save has there unfinished."""
         self.directory = Path(directory).absolute()
         training: Any = ocp.training  # its annotations name private classes
         policies = training.preservation_policies
@@ -43,7 +45,7 @@ class Checkpoints:
             self.directory,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not reads_only,
         )
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -56,7 +58,9 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        metrics = None if val_loss is None else {"val_loss": val_loss}
+        # A diverged run's NaN would stand before every number in the order of the best.
+        comparable = val_loss is not None and not math.isnan(val_loss)
+        metrics = {"val_loss": val_loss} if comparable else None
         response = self._saver.save_async(
             step, flat_arrays(state), metrics=metrics, overwrite=True, force=True
         )

@@ -1,5 +1,6 @@
 """The schedule, what decays, and updates that are those of torch."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
 from psann_jax.train.state import TrainState, named_arrays
 from psann_jax.train.step import train_step
 
+pytestmark = pytest.mark.xdist_group("optimizer")  # its trajectories are made once
 GOLDEN = Path(__file__).parent.parent / "golden" / "psannlm"
 SCHEDULES = json.loads((GOLDEN / "lr_schedule_public.json").read_text())
 
@@ -39,7 +41,8 @@ def test_schedule_to_zero_equals_the_original(case):
 
 @given(st.integers(1, 300))
 def test_default_schedule_is_never_zero_and_reaches_its_peak(steps):
-    rates = np.asarray(schedule(OptimizerConfig(learning_rate=1e-3), steps)(jnp.arange(steps)))
+    rate = schedule(OptimizerConfig(learning_rate=1e-3), steps)
+    rates = np.asarray(rate(np.arange(300)))[:steps]  # one shape, so nothing compiles anew
     assert rates.min() > 0
     np.testing.assert_allclose(rates.max(), 1e-3, rtol=1e-6)
 
@@ -62,33 +65,43 @@ def test_no_warmup_begins_at_the_peak():
 SINES = ("amplitude", "frequency", "damping")
 
 
+@pytest.fixture(scope="module")
+def decayed_in(tiny):
+    return functools.cache(lambda base, decay="matrices": _decayed(tiny(base), decay=decay))
+
+
 def _decayed(model, **config):
-    """Names of the parameters that move under a zero gradient: those that decay."""
+    """Names of the parameters that move under a zero gradient (those that decay), and all."""
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=0.1, weight_decay=0.5, warmup_steps=0, **config), 10
     )
-    ones = jax.tree.map(jnp.ones_like, model)
-    zero = jax.tree.map(jnp.zeros_like, model)
-    updates, _ = optimizer.update(zero, optimizer.init(ones), ones)
+
+    @jax.jit
+    def update(model):
+        ones = jax.tree.map(jnp.ones_like, model)
+        zero = jax.tree.map(jnp.zeros_like, model)
+        return optimizer.update(zero, optimizer.init(ones), ones)[0]
+
+    updates = update(model)
     moved = named_arrays(jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates))
     return {name for name, moves in moved.items() if moves}, set(moved)
 
 
 @pytest.mark.parametrize("base", ["respsann", "waveresnet", "transformer"])
-def test_matrices_alone_decay_in_stacked_layers(tiny, base):
-    decayed, names = _decayed(tiny(base))
+def test_matrices_alone_decay_in_stacked_layers(decayed_in, base):
+    decayed, names = decayed_in(base)
     assert decayed == {n for n in names if n.endswith(("kernel", "table", "taps"))}
 
 
 @pytest.mark.parametrize("part", [*SINES, "alpha", "bias", "scale"])
-def test_no_vector_decays(tiny, part):
-    decayed, names = _decayed(tiny("waveresnet"))
+def test_no_vector_decays(decayed_in, part):
+    decayed, names = decayed_in("waveresnet")
     assert any(n.endswith(part) for n in names)
     assert not any(n.endswith(part) for n in decayed)
 
 
-def test_all_parameters_decay_when_asked(tiny):
-    decayed, names = _decayed(tiny("respsann"), decay="all")
+def test_all_parameters_decay_when_asked(decayed_in):
+    decayed, names = decayed_in("respsann", decay="all")
     assert decayed == names
 
 

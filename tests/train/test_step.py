@@ -8,10 +8,12 @@ import pytest
 
 from psann_jax.nn.block import Residual
 from psann_jax.seq import Batch
+from psann_jax.train.feed import on_mesh
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
-from psann_jax.train.state import TrainState
+from psann_jax.train.state import TrainState, init_state
 from psann_jax.train.step import eval_step, jit_train_step, loss_fn, train_step
 
+pytestmark = pytest.mark.xdist_group("step")  # its steps are compiled once
 B, T, V = 8, 6, 32
 SGD = optax.sgd(1.0)  # one update is the gradient itself
 
@@ -147,24 +149,17 @@ def test_every_sublayer_and_micro_batch_drops_by_a_key_of_its_own(tiny, monkeypa
 
 def test_train_step_compiles_once_over_many_steps(tiny, one_device):
     optimizer = make_optimizer(OptimizerConfig(), 10)
-    model = jax.tree.map(jnp.copy, tiny())
-    state = TrainState(jnp.int32(0), model, optimizer.init(model), jax.random.key(0))
-    replicated = jax.sharding.NamedSharding(one_device, jax.sharding.PartitionSpec())
-    where = jax.tree.map(lambda _: replicated, state)
+    state, where = init_state(lambda _: None, optimizer, one_device, 0, model=tiny())
     step = jit_train_step(optimizer, where)
-    state = jax.device_put(state, where)
     for seed in range(4):
-        state, _ = step(state, _cut(_batch(seed), 1))
+        state, _ = step(state, on_mesh(_batch(seed), one_device, micro_batches=1))
     assert step._cache_size() == 1
     assert int(state.step) == 4
 
 
 def test_the_state_is_donated(tiny, one_device):
-    model = jax.tree.map(jnp.copy, tiny())
-    replicated = jax.sharding.NamedSharding(one_device, jax.sharding.PartitionSpec())
-    state = jax.device_put(_state(model), replicated)
-    where = jax.tree.map(lambda _: replicated, state)
-    jit_train_step(SGD, where)(state, _cut(_batch(), 1))
+    state, where = init_state(lambda _: None, SGD, one_device, 0, model=tiny())
+    jit_train_step(SGD, where)(state, on_mesh(_batch(), one_device, micro_batches=1))
     assert all(a.is_deleted() for a in jax.tree.leaves(state.model))
 
 

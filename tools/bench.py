@@ -1,0 +1,278 @@
+"""Benchmarks: `.venv/bin/python tools/bench.py train --config d512 --compile`.
+
+Prints one JSON object to stdout (or --out FILE), and rows for the eye to stderr. A benchmark
+is a function of the arguments that returns a record; BENCHMARKS names them all.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from peer import Peer
+import profile_step
+from timing import (
+    MALLOPT,
+    keep_memory,
+    machine,
+    ratio,
+    summary,
+    take_turns,
+    timed,
+    use_threads,
+)
+
+from psann_jax import sharding
+from psann_jax.bases import ResPSANN
+from psann_jax.infer.decode import generate
+from psann_jax.infer.sampling import Sampling
+from psann_jax.interop import psannlm
+from psann_jax.model import LM
+from psann_jax.ops import sine
+from psann_jax.seq import Batch
+from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
+from psann_jax.train.state import init_state
+from psann_jax.train.step import jit_train_step
+
+SIZES = ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "length", "batch")
+CONFIGS = {
+    "d256": (256, 4, 4, 1024, 4096, 256, 8),
+    "d512": (512, 4, 8, 2048, 8192, 256, 4),
+    "decode": (512, 8, 8, 2048, 100, 96, 8),
+}
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """The full train step against psannlm's, from the same weights on the same batch."""
+    state, step, tokens = train_setup(args)
+    weights = psannlm.to_state(state.model)
+    losses = []
+
+    def ours():
+        nonlocal state
+        state, metrics = step(state, packed(tokens))
+        losses.append(float(metrics["loss"]))
+        return state
+
+    ours()
+    options = peer_options(args) | {
+        "tokens": tokens.tolist(),
+        "compile": args.compile,
+        "learning_rate": args.learning_rate,
+    }
+    with Peer("train", weights, **options) as peer:
+        seconds = take_turns({"psann_jax": timed(ours), "psannlm": peer.run}, args.n, args.warmup)
+        agreement = {"psann_jax": losses[-1], "psannlm": peer.last["loss"]}
+    return against_peer(seconds, args.batch * args.length, peer.info) | {"last_loss": agreement}
+
+
+def train_setup(args: argparse.Namespace):
+    """A fresh TrainState, its jitted step, and tokens [B, T + 1]."""
+    optimizer = make_optimizer(
+        # psannlm decays every parameter; a constant rate, so that losses can be compared.
+        OptimizerConfig(
+            learning_rate=args.learning_rate,
+            min_lr=args.learning_rate,
+            warmup_steps=0,
+            decay="all",
+        ),
+        total_steps=1000,
+    )
+    make_model = partial(make_lm, args)
+    state, where = init_state(make_model, optimizer, sharding.make_mesh(), seed=0)
+    shape = (args.batch, args.length + 1)
+    tokens = np.random.default_rng(0).integers(0, args.vocab_size, shape)
+    return state, jit_train_step(optimizer, where), tokens
+
+
+def make_lm(args: argparse.Namespace, rngs: nnx.Rngs) -> LM:
+    return LM(base_of(args), rngs=rngs)
+
+
+def base_of(args: argparse.Namespace) -> ResPSANN:
+    sizes = {name: getattr(args, name) for name in SIZES[:5]}
+    return ResPSANN(**sizes, dtype=args.dtype)
+
+
+def packed(tokens: np.ndarray) -> Batch:
+    """tokens [B, T + 1] as one micro-batch of whole documents, [1, B, T]."""
+    inputs, targets = (t.astype(np.int32)[None] for t in (tokens[:, :-1], tokens[:, 1:]))
+    positions = np.broadcast_to(np.arange(inputs.shape[-1], dtype=np.int32), inputs.shape)
+    weights = np.ones(inputs.shape, np.float32)
+    return Batch(inputs, targets, weights, positions, np.ones_like(inputs))
+
+
+def peer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What both of the peer's tasks need."""
+    sizes = {name: getattr(args, name) for name in SIZES[:5]}
+    return {
+        "config": sizes | {"positional_encoding": "rope", "attn_impl": args.attention},
+        "threads": args.threads,
+        "dtype": args.dtype,
+        "mallopt": MALLOPT if args.keep_memory else (),
+    }
+
+
+def against_peer(seconds: dict[str, list[float]], tokens: int, info: dict) -> dict[str, Any]:
+    return {
+        "results": {name: summary(s, tokens) for name, s in seconds.items()},
+        "ratio": ratio(seconds["psannlm"], seconds["psann_jax"]),
+        "peer": {name: info[name] for name in ("torch", "psannlm", "first_run_s")},
+    }
+
+
+def decode(args: argparse.Namespace) -> dict[str, Any]:
+    """Greedy decoding of a batch with a cache, against psannlm's generate_batch."""
+    model = make_lm(args, nnx.Rngs(0))
+    shape = (args.batch, args.length)
+    prompts = np.random.default_rng(0).integers(0, args.vocab_size, shape).tolist()
+    tokens: dict[str, list[list[int]]] = {}
+
+    def ours():
+        greedy = Sampling(temperature=0.0)
+        tokens["ours"] = generate(model, prompts, max_new_tokens=args.new_tokens, sampling=greedy)
+
+    ours()
+    options = peer_options(args) | {"prompts": prompts, "new_tokens": args.new_tokens}
+    with Peer("decode", psannlm.to_state(model), **options) as peer:
+        seconds = take_turns({"psann_jax": timed(ours), "psannlm": peer.run}, args.n, args.warmup)
+        same = float(np.mean(np.asarray(tokens["ours"]) == np.asarray(peer.last["tokens"])))
+    return against_peer(seconds, args.batch * args.new_tokens, peer.info) | {"same_tokens": same}
+
+
+def sine_op(args: argparse.Namespace) -> dict[str, Any]:
+    """The sine and its gradient on [rows, features], beside exact GELU and the plain form."""
+    shape = (args.rows, args.features)
+    z, g = jax.random.normal(jax.random.key(0), (2, *shape), args.dtype)
+    parameters = tuple(jnp.full(args.features, v) for v in (1.0, 1.1, 0.01))
+    functions = {
+        "sine": sine.sine,
+        "reference": sine.reference,
+        "gelu": lambda z, *_: jax.nn.gelu(z, approximate=False),
+    }
+    variants = {}
+    for name, function in functions.items():
+        forward, both = jax.jit(function), jax.jit(partial(forward_backward, function))
+        variants[f"{name} forward"] = timed(partial(forward, z, *parameters))
+        variants[f"{name} forward+backward"] = timed(partial(both, g, z, *parameters))
+    seconds = take_turns(variants, args.n, args.warmup)
+    record: dict[str, Any] = {"results": {name: summary(s) for name, s in seconds.items()}}
+    for other in ("reference", "gelu"):
+        pair = (seconds[f"{other} forward+backward"], seconds["sine forward+backward"])
+        record[f"ratio_{other}"] = ratio(*pair)
+    return record
+
+
+def forward_backward(function, g, *inputs):
+    out, pull = jax.vjp(function, *inputs)
+    return out, pull(g)
+
+
+def step_profile(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of a train step goes: each part alone; with --trace also each operation."""
+    state, step, tokens = train_setup(args)
+    batch = packed(tokens)
+    if args.trace:
+        top = profile_step.traced(step, state, batch, runs=args.n)
+        return {"results": top}
+    optimizer = make_optimizer(OptimizerConfig(), 1000)
+    parts = profile_step.parts(base_of(args), state.model, batch, optimizer)
+    variants = {name: timed(run) for name, (_, run) in parts.items()}
+
+    def whole():
+        nonlocal state
+        state, _ = step(state, batch)
+        return state
+
+    seconds = take_turns(variants | {"step": timed(whole)}, args.n, args.warmup)
+    results = {name: summary(s) for name, s in seconds.items()}
+    total = results["step"]["median_s"]
+    for name, (count, _) in parts.items():
+        results[name] |= {"count": count, "share": count * results[name]["median_s"] / total}
+    return {"results": results}
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "train": train,
+    "decode": decode,
+    "sine": sine_op,
+    "step-profile": step_profile,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = root.add_subparsers(dest="id", required=True)
+    for name, function in BENCHMARKS.items():
+        p = commands.add_parser(name, help=function.__doc__.split("\n")[0])
+        p.add_argument("--n", type=int, default=20, help="timed runs of each variant")
+        p.add_argument("--warmup", type=int, default=3, help="runs before them")
+        p.add_argument("--threads", type=int, default=2, help="cores of each side")
+        p.add_argument("--keep-memory", action="store_true", help="no page faults, on both sides")
+        p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+        p.add_argument("--out", type=Path, help="file for the JSON, instead of stdout")
+        if name == "sine":
+            p.add_argument("--rows", type=int, default=2048)
+            p.add_argument("--features", type=int, default=1024)
+        else:
+            add_model_flags(p, "decode" if name == "decode" else "d256")
+    commands.choices["train"].add_argument("--compile", action="store_true")
+    commands.choices["decode"].add_argument("--new-tokens", type=int, default=64)
+    commands.choices["step-profile"].add_argument("--trace", action="store_true")
+    return root
+
+
+def add_model_flags(p: argparse.ArgumentParser, config: str) -> None:
+    p.add_argument("--config", choices=CONFIGS, default=config, help="sizes, for those not given")
+    for name in SIZES:
+        p.add_argument(f"--{name.replace('_', '-')}", type=int)
+    p.add_argument("--attention", choices=("math", "sdpa"), default="math", help="psannlm's")
+    p.add_argument("--learning-rate", type=float, default=2e-4)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    args = parser().parse_args(argv)
+    if "config" in args:
+        for name, size in zip(SIZES, CONFIGS[args.config], strict=True):
+            if getattr(args, name) is None:
+                setattr(args, name, size)
+    return args
+
+
+def show(record: dict[str, Any]) -> None:
+    """One row a variant: milliseconds, and tokens/s or share where there are any."""
+    for name, row in record["results"].items():
+        kinds = [k for k in ("median_s", "p10_s", "p90_s", "min_s", "seconds") if k in row]
+        times = " ".join(f"{row[k] * 1e3:9.3f}" for k in kinds)
+        tokens = f"{row['tokens_per_s']:9.0f} tokens/s" if "tokens_per_s" in row else ""
+        share = f" x {row['count']} = {row['share']:5.1%} of the step" if "count" in row else ""
+        print(f"{record['id']:12} {name:24} {times} ms {tokens}{share}", file=sys.stderr)
+    for name in (n for n in record if n.startswith("ratio")):
+        print(f"{name}: {record[name]['of_medians']:.3f} of medians", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv)
+    use_threads(args.threads)
+    if args.keep_memory:
+        keep_memory()
+    config = {k: v for k, v in vars(args).items() if k not in ("id", "out", "n")}
+    record = {"id": args.id, "config": config, "n": args.n, **machine()}
+    record |= BENCHMARKS[args.id](args)
+    text = json.dumps(record, indent=1, default=str)
+    if args.out:
+        args.out.write_text(text + "\n")
+    else:
+        print(text)
+    show(record)
+
+
+if __name__ == "__main__":
+    main()
