@@ -265,7 +265,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         workdir = Workdir(path)
         if workdir.exists():
             workdir.refuse_other_run(config)
-        workdir.open(config, corpus.tokenizer)
+        workdir.open(config, corpus)
         return workdir
 
     def generate(self, prompt: str, **options: Any) -> str:

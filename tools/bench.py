@@ -19,8 +19,6 @@ import numpy as np
 from peer import Peer
 import profile_step
 from timing import (
-    MALLOPT,
-    keep_memory,
     machine,
     ratio,
     summary,
@@ -36,6 +34,7 @@ from psann_jax.infer.sampling import Sampling
 from psann_jax.interop import psannlm
 from psann_jax.model import LM
 from psann_jax.ops import sine
+from psann_jax.run.environment import KEEP_MEMORY, keep_memory
 from psann_jax.seq import Batch
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import init_state
@@ -116,7 +115,7 @@ def peer_options(args: argparse.Namespace) -> dict[str, Any]:
         "config": sizes | {"positional_encoding": "rope", "attn_impl": args.attention},
         "threads": args.threads,
         "dtype": args.dtype,
-        "mallopt": MALLOPT if args.keep_memory else (),
+        "mallopt": KEEP_MEMORY if args.keep_memory else (),
     }
 
 

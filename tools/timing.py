@@ -1,7 +1,6 @@
 """Timing on machines that others use too: variants take turns, so all see the same noise."""
 
 from collections.abc import Callable
-import ctypes
 import os
 from pathlib import Path
 import platform
@@ -14,9 +13,6 @@ import numpy as np
 import optax
 
 SETTLE = 0.01  # seconds between turns, in which the last one's spinning threads fall asleep
-
-# glibc's M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back; M_ARENA_MAX: one heap.
-MALLOPT = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
 
 Variant = Callable[[], float]  # runs once, returns its seconds
 
@@ -66,17 +62,6 @@ def use_threads(n: int) -> None:
     """Keeps this process and its children to n cores; XLA sizes its thread pool by them."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n])
-
-
-def keep_memory() -> None:
-    """Makes glibc keep freed memory, so that a step's temporaries are not faulted in anew.
-
-    XLA:CPU frees them after every step, and by default the kernel has to zero them again.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for parameter, value in MALLOPT:
-            libc.mallopt(parameter, value)
 
 
 def machine() -> dict[str, Any]:

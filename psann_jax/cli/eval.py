@@ -18,10 +18,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from psann_jax.run.environment import use_compile_cache
+    from psann_jax.run.environment import set_up
     from psann_jax.run.evaluate import evaluate_run
 
-    use_compile_cache()
+    set_up()
     result = evaluate_run(
         args.workdir, tuple(args.sources), step=args.step, batch_tokens=args.batch_tokens
     )

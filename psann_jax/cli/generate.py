@@ -30,9 +30,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _generate(args: argparse.Namespace) -> None:
     from psann_jax.lm import psannLM
-    from psann_jax.run.environment import use_compile_cache
+    from psann_jax.run.environment import set_up
 
-    use_compile_cache()
+    set_up()
     model = psannLM.load(args.path, step=args.step)
     text = model.generate(
         args.prompt,

@@ -18,10 +18,10 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> None:
     config = flags.load_config(argv)
-    from psann_jax.run.environment import use_compile_cache
+    from psann_jax.run.environment import set_up
     from psann_jax.run.main import run
 
-    use_compile_cache()
+    set_up()
     run(config)
 
 

@@ -1,5 +1,6 @@
 """What a run finds around it: the compile cache, the versions, the memory in use."""
 
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -10,12 +11,20 @@ import sys
 
 import jax
 
+# M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back; M_ARENA_MAX: one heap.
+KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
 
 def cache_folder() -> Path:
     """$PSANN_JAX_CACHE, else ~/.cache/psann_jax."""
     return Path(os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax").expanduser()
+
+
+def set_up() -> None:
+    """What a process of the command line does first."""
+    keep_memory()
+    use_compile_cache()
 
 
 def use_compile_cache() -> None:
@@ -29,6 +38,18 @@ def use_compile_cache() -> None:
         folder.chmod(0o700)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def keep_memory() -> None:
+    """Makes glibc keep freed memory: a fifth off a CPU step of a small model.
+
+    XLA:CPU frees a step's temporaries at its end; by default the kernel takes them back and
+    zeroes them again, page by page, in the next step. For processes of our own only: the
+    whole process shares one heap from then on. Elsewhere than glibc it does nothing.
+    """
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    for option, value in KEEP_MEMORY if libc else ():
+        libc.mallopt(option, value)
 
 
 def describe() -> dict[str, object]:

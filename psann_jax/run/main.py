@@ -34,7 +34,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             )
     report.line(plan.describe(config))
     if jax.process_index() == 0:
-        workdir.open(config, corpus.tokenizer)
+        workdir.open(config, corpus)
     outcome = train(config, corpus, plan, report=report, workdir=workdir)
     finish(config, corpus, outcome, workdir, report)
     return outcome

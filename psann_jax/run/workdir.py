@@ -3,10 +3,9 @@
 import json
 import os
 from pathlib import Path
-import shutil
 
 from psann_jax.config import Config, from_json, leaves, to_json
-from psann_jax.data import Tokenizer
+from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.run.environment import write_description
 
 # Fields that may change between the starts of one run: they move no number of a step.
@@ -41,6 +40,7 @@ class Workdir:
         self.samples = self.path / "samples.txt"
         self.curve = self.path / "loss_curve.png"
         self.environment = self.path / "env.json"
+        self.data = self.path / "data.json"
 
     def exists(self) -> bool:
         return self.config.exists()
@@ -79,8 +79,20 @@ class Workdir:
                 "choose another --workdir, or the old values to go on"
             )
 
-    def open(self, config: Config, tokenizer: Tokenizer) -> None:
-        """Makes the folder and its description; the run's first config is kept as it was.
+    def refuse_other_data(self, meta: CorpusMeta) -> None:
+        """Raises ValueError where the rows are not those that the run began with."""
+        if not self.data.exists():
+            return
+        old, new = json.loads(self.data.read_text()), _counts(meta)
+        if old != new:
+            said = ", ".join(f"{n} {old.get(n)} -> {new[n]}" for n in new if old.get(n) != new[n])
+            raise ValueError(
+                f"the text of data.sources has changed since the run in {self.path} began "
+                f"({said}); bring it back, or choose another --workdir"
+            )
+
+    def open(self, config: Config, corpus: Corpus) -> None:
+        """Makes the folder and its descriptions, or checks those that are there.
 
         Raises:
           ValueError: the folder cannot be made or written, or holds something else.
@@ -91,21 +103,30 @@ class Workdir:
                 raise ValueError(
                     f"workdir {self.path} is not empty and holds no run; choose another --workdir"
                 )
-            _replace(self.config, to_json(config))
+            self.refuse_other_data(corpus.meta)
+            _replace(self.config, to_json(config))  # first: from here on the folder is a run's
             if not self.tokenizer.exists():
                 part = self.tokenizer.with_suffix(".part")
-                tokenizer.save(part)
+                corpus.tokenizer.save(part)
                 part.rename(self.tokenizer)
+            _replace(self.data, json.dumps(_counts(corpus.meta), indent=2) + "\n")
             write_description(self.environment)
         except OSError as error:
             raise ValueError(f"workdir {self.path} cannot be written: {error}") from None
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.path).free
+
+def _counts(meta: CorpusMeta) -> dict[str, int]:
+    """What tells one corpus from another without its text."""
+    parts = {"train": meta.train, "val": meta.val}
+    return {"vocab_size": meta.vocab_size} | {
+        f"{name}_{unit}": getattr(part, unit)
+        for name, part in parts.items()
+        if part
+        for unit in ("documents", "tokens", "bytes", "rows")
+    }
 
 
 def _replace(path: Path, text: str) -> None:
-    json.loads(text)
     part = path.with_suffix(".part")
     part.write_text(text)
     part.rename(path)

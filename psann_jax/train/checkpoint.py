@@ -122,10 +122,18 @@ class Checkpoints:
         """Reads arrays in the shapes, dtypes and shardings given; PLACEHOLDER leaves one out.
 
         Raises:
-          ValueError: a file of the step is damaged.
+          ValueError: a file of the step is damaged, or it holds other arrays.
         """
         if fault := damage(self.directory / str(step)):
             raise ValueError(f"checkpoint {step} cannot be used: {fault}")
+        found = {name: a.shape for name, a in self._saver.metadata(step).metadata.items()}
+        for name in sorted(found.keys() | arrays.keys()):
+            wanted = arrays.get(name)
+            if wanted is not ocp.PLACEHOLDER and found.get(name) != getattr(wanted, "shape", None):
+                raise ValueError(
+                    f"checkpoint {step} cannot be used: {name} is {found.get(name)} there and "
+                    f"{getattr(wanted, 'shape', None)} in this model"
+                )
         skip = ocp.PLACEHOLDER
         abstract = {n: a if a is skip else _placed(a, a.sharding) for n, a in arrays.items()}
         return self._saver.load(step, abstract)
@@ -145,8 +153,8 @@ def seal(step: Path) -> None:
 def damage(step: Path) -> str | None:
     """What is wrong with a step's files, in words; None when each matches its manifest."""
     try:
-        expected = json.loads((step / MANIFEST).read_text())
-    except (OSError, ValueError):
+        expected = dict(json.loads((step / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError):
         return f"{step / MANIFEST} is missing or unreadable, so the save was not finished"
     found = _sums(step)
     for name in sorted(expected.keys() | found.keys()):

@@ -96,6 +96,7 @@ def test_a_run_leaves_what_its_workdir_promises(straight):
     assert names == {
         "checkpoints",
         "config.json",
+        "data.json",
         "env.json",
         "loss_curve.png",
         "metrics.jsonl",
@@ -182,6 +183,18 @@ def test_another_config_is_refused_by_the_name_of_the_field(config, part, field,
     with pytest.raises(ValueError, match=rf"{part}\.{field} .*-> {value}") as error:
         _quiet(dataclasses.replace(config, **{part: changed}))
     assert "\n" not in str(error.value)
+
+
+def test_edited_text_is_refused(config, tmp_path):
+    """The same path and config, other text: going on would not be the same run."""
+    source = Path(config.data.sources[0])
+    own = tmp_path / "own.txt"
+    own.write_bytes(source.read_bytes())
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=(str(own),)))
+    _first_part(config, 2)
+    own.write_text(own.read_text() + "\nthe wave")
+    with pytest.raises(ValueError, match=r"data\.sources has changed.*train_"):
+        _quiet(config)
 
 
 def test_a_folder_that_is_no_run_is_refused(config):

@@ -13,7 +13,6 @@ from psann_jax.train.checkpoint import MANIFEST, Checkpoints, damage
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, flat_arrays, init_state
 
-pytestmark = pytest.mark.xdist_group("checkpoint")
 FAULTS = {
     "flipped": lambda p: p.write_bytes(bytes([p.read_bytes()[0] ^ 1]) + p.read_bytes()[1:]),
     "truncated": lambda p: p.write_bytes(p.read_bytes()[:-1]),
@@ -224,8 +223,15 @@ def test_a_failed_save_is_raised_by_wait(tmp_path, monkeypatch):
 
 def test_a_state_of_another_shape_is_an_error(opened):
     other = _small(0)
+    other.model["w"] = jnp.zeros((2, 5))
+    with pytest.raises(ValueError, match=r"model/w is \(2, 4\) there and \(2, 5\) in this model"):
+        opened().restore(30, other)
+
+
+def test_a_state_with_an_array_more_is_an_error(opened):
+    other = _small(0)
     other.model["more"] = jnp.zeros(3)
-    with pytest.raises(ValueError, match="more"):
+    with pytest.raises(ValueError, match=r"model/more is None there and \(3,\)"):
         opened().restore(30, other)
 
 

@@ -17,7 +17,6 @@ from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
 from psann_jax.train.state import TrainState, named_arrays
 from psann_jax.train.step import train_step
 
-pytestmark = pytest.mark.xdist_group("optimizer")  # its trajectories are made once
 GOLDEN = Path(__file__).parent.parent / "golden" / "psannlm"
 SCHEDULES = json.loads((GOLDEN / "lr_schedule_public.json").read_text())
 

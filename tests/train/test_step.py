@@ -13,7 +13,6 @@ from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, init_state
 from psann_jax.train.step import eval_step, jit_train_step, loss_fn, train_step
 
-pytestmark = pytest.mark.xdist_group("step")  # its steps are compiled once
 B, T, V = 8, 6, 32
 SGD = optax.sgd(1.0)  # one update is the gradient itself
 
@@ -151,10 +150,20 @@ def test_train_step_compiles_once_over_many_steps(tiny, one_device):
     optimizer = make_optimizer(OptimizerConfig(), 10)
     state, where = init_state(lambda _: None, optimizer, one_device, 0, model=tiny())
     step = jit_train_step(optimizer, where)
-    for seed in range(4):
-        state, _ = step(state, on_mesh(_batch(seed), one_device, micro_batches=1))
-    assert step._cache_size() == 1
-    assert int(state.step) == 4
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    batches = [on_mesh(_batch(seed), one_device, micro_batches=1) for seed in range(4)]
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for batch in batches:
+            state, _ = step(state, batch)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 1
 
 
 def test_the_state_is_donated(tiny, one_device):
