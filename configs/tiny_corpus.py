@@ -1,6 +1,6 @@
 """The small WaveResNet of the benchmark on a 50 MB text: 256/4/4/1024, rows of 512 tokens.
 
-Cost: 8.5 M parameters at vocabulary 8,192; 32,768 tokens a step. Hardware: any; on 2 CPU cores
+Cost: 7.6 M parameters at vocabulary 8,192; 32,768 tokens a step. Hardware: any; on 2 CPU cores
 lower train.batch_tokens to 8,192. Expected: the validation bits per byte are the figure to
 compare, since perplexity depends on the vocabulary.
 

@@ -70,6 +70,8 @@ def from_tree(cls: type, tree: dict[str, Any], prefix: str = "") -> Any:
         if isinstance(hints[key], type) and dataclasses.is_dataclass(hints[key]):
             if isinstance(value, dict):
                 value = from_tree(hints[key], value, name + ".")
+            elif not isinstance(value, hints[key]):
+                raise ValueError(f"{name}={value!r} must be an object with the fields of {key}")
         else:
             value = _typed(value, hints[key], name)
         values[key] = value

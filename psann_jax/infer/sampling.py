@@ -56,7 +56,7 @@ def filtered(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.A
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     rank = jnp.arange(logits.shape[-1])
     keep = rank < (logits.shape[-1] if top_k is None else top_k)
-    if top_p is not None:
+    if top_p not in (None, 1.0):
         p = jax.nn.softmax(jnp.where(keep, ranked, -jnp.inf), axis=-1)
         before = jnp.cumsum(p, axis=-1) - p
         keep = keep & ((before < top_p) | (rank == 0))

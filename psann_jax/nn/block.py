@@ -62,7 +62,8 @@ class Residual(nnx.Module):
     ):
         self.norm = NORMS[norm](d_model)
         self.mixer = mixer(d_model, dtype=dtype, rngs=rngs)
-        self.alpha = None if alpha is None else nnx.Param(jnp.full((1,), alpha), axes=(None,))
+        start = None if alpha is None else jnp.full((1,), alpha, jnp.float32)
+        self.alpha = None if start is None else nnx.Param(start, axes=(None,))
         self.dropout = dropout
 
     def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]

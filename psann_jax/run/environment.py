@@ -47,9 +47,10 @@ def keep_memory() -> None:
     zeroes them again, page by page, in the next step. For processes of our own only: the
     whole process shares one heap from then on. Elsewhere than glibc it does nothing.
     """
-    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-    for option, value in KEEP_MEMORY if libc else ():
-        libc.mallopt(option, value)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in KEEP_MEMORY:
+            libc.mallopt(option, value)
 
 
 def describe() -> dict[str, object]:

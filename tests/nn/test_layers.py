@@ -87,3 +87,11 @@ def test_linear_adds_its_bias_in_the_dtype_of_x():
 def test_embedding_starts_with_deviation_a_fiftieth():
     table = np.asarray(Embedding(200, 50, rngs=nnx.Rngs(0)).table[...])
     np.testing.assert_allclose(table.std(), 0.02, rtol=0.04)  # 10000 draws
+
+
+@pytest.mark.parametrize("base", ["respsann", "transformer", "waveresnet"])
+def test_parameters_are_float32_and_of_no_weak_type(tiny, base):
+    """A weak type turns strong in the first update, and the step would compile again."""
+    for leaf in jax.tree.leaves(tiny(base)):
+        assert leaf.dtype == jnp.float32
+        assert not leaf.weak_type

@@ -1,0 +1,163 @@
+"""Generation: each row as if it were alone, up to its end and no further."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psann_jax import bases
+from psann_jax.infer.decode import decoding_model, generate
+from psann_jax.infer.sampling import Sampling
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = [[3, 1, 4], [1] * 9, [5], [9, 2, 6, 5, 3, 5, 8, 9, 7]]
+NEW = 6
+
+
+@functools.cache
+def _model(make, name, **options):
+    """Weights large enough that no two tokens tie for the first place."""
+    model = make(name, **options)
+    leaves, tree = jax.tree.flatten(model)
+    rng = np.random.default_rng(2)
+    moved = [a + 0.3 * rng.standard_normal(a.shape).astype("f") for a in leaves]
+    return tree.unflatten(moved)
+
+
+@jax.jit
+def _next(model, tokens, n):
+    return jnp.argmax(model(tokens)[0][0, n - 1])
+
+
+def _by_hand(model, prompt):
+    """Greedy continuation, the whole text read again for each token."""
+    row = list(prompt)
+    for _ in range(NEW):
+        padded = np.zeros((1, 16), np.int32)
+        padded[0, : len(row)] = row
+        row.append(int(_next(model, padded, len(row))))
+    return row[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_a_batch_of_mixed_lengths_equals_each_prompt_read_anew(tiny, name):
+    model = _model(tiny, name)
+    together = generate(model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY)
+    assert together == [_by_hand(model, p) for p in PROMPTS]
+    assert len({tuple(row) for row in together}) > 1
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny):
+    """The model, and what it says after PROMPTS when nothing ends a row."""
+    model = _model(tiny, "respsann")
+    return model, generate(model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY)
+
+
+@pytest.mark.parametrize("name", ["waveresnet-dilated", "respsann-alibi", "respsann-sinusoidal"])
+def test_positions_and_dilations_decode_in_batches_too(tiny, name):
+    options = {
+        "waveresnet-dilated": {"dilation_growth": 3},
+        "respsann-alibi": {"positional_encoding": "alibi"},
+        "respsann-sinusoidal": {"positional_encoding": "sinusoidal"},
+    }[name]
+    model = _model(tiny, name.split("-")[0], **options)
+    two = [PROMPTS[0], PROMPTS[3]]
+    together = generate(model, two, max_new_tokens=NEW, sampling=GREEDY)
+    assert together == [_by_hand(model, p) for p in two]
+
+
+def test_a_row_ends_before_its_eos_and_the_others_go_on(greedy):
+    model, free = greedy
+    eos = free[0][2]
+    ended = generate(model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY, eos_id=eos)
+    assert ended == [row[: row.index(eos)] if eos in row else row for row in free]
+    assert len(ended[0]) == free[0].index(eos) < NEW
+
+
+def test_a_row_that_ends_at_once_is_empty(greedy):
+    model, free = greedy
+    ended = generate(model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY, eos_id=free[1][0])
+    assert ended[1] == []
+
+
+@pytest.mark.parametrize("n", [1, 5, 6])
+def test_no_row_is_longer_than_asked(greedy, n):
+    model, free = greedy
+    short = generate(model, PROMPTS, max_new_tokens=n, sampling=GREEDY)
+    assert short == [row[:n] for row in free]
+
+
+def test_rows_do_not_see_each_other(greedy):
+    model, free = greedy
+    changed = [PROMPTS[0], [7, 7], PROMPTS[2], [1, 2, 3]]
+    other = generate(model, changed, max_new_tokens=NEW, sampling=GREEDY)
+    assert other[0] == free[0]
+    assert other[2] == free[2]
+
+
+@pytest.fixture(scope="module")
+def drawn(greedy):
+    """Draws of seeds 0, 0 again, and 1."""
+    return [
+        generate(greedy[0], PROMPTS, max_new_tokens=NEW, sampling=Sampling(seed=s, top_p=None))
+        for s in (0, 0, 1)
+    ]
+
+
+def test_the_same_seed_draws_the_same(drawn):
+    assert drawn[0] == drawn[1]
+
+
+def test_another_seed_draws_otherwise(drawn):
+    assert drawn[0] != drawn[2]
+
+
+def test_equal_prompts_in_one_batch_draw_differently(greedy):
+    # A flat distribution over 32 tokens: six equal draws have probability 1e-9.
+    sampling = Sampling(temperature=100.0, top_p=None)
+    rows = generate(greedy[0], [[3]] * 4, max_new_tokens=NEW, sampling=sampling)
+    assert rows[0] != rows[1]
+
+
+def test_penalty_counts_the_prompt_and_what_was_generated(greedy):
+    """So large a penalty repeats nothing, be it of the prompt or its own."""
+    model, _ = greedy
+    sampling = Sampling(temperature=0, repetition_penalty=1e6)
+    for prompt, row in zip(
+        PROMPTS, generate(model, PROMPTS, max_new_tokens=NEW, sampling=sampling), strict=True
+    ):
+        assert len(set(row)) == NEW
+        positive = set(row) & set(prompt)
+        assert not positive
+
+
+def test_no_prompts_give_no_texts(greedy):
+    assert generate(greedy[0], [], max_new_tokens=3) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "said"),
+    [
+        ([[1], []], 3, r"prompts\[1\] has no tokens; begin it with BOS"),
+        ([[1]], 0, "max_new_tokens=0 must be at least 1"),
+        ([[1]], -2, "max_new_tokens=-2"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(greedy, prompts, n, said):
+    with pytest.raises(ValueError, match=said):
+        generate(greedy[0], prompts, max_new_tokens=n)
+
+
+def test_decoding_casts_matrices_and_leaves_vectors_float32(tiny):
+    model = decoding_model(tiny("respsann", dtype="bfloat16"))
+    assert model.head.kernel.dtype == jnp.bfloat16
+    assert model.norm.scale.dtype == jnp.float32
+
+
+def test_decoding_leaves_the_model_as_it_was(tiny):
+    model = tiny("respsann", dtype="bfloat16")
+    generate(model, [[1]], max_new_tokens=1, sampling=GREEDY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
