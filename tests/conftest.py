@@ -88,6 +88,7 @@ def one_device():
 def _logger_as_it_was():
     """A run takes over the package's logger; the next test finds it untouched."""
     log = logging.getLogger("psann_jax")
-    before = list(log.handlers), log.propagate, log.level
+    handlers, propagate, level = list(log.handlers), log.propagate, log.level
     yield
-    log.handlers, log.propagate, log.level = before
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)

@@ -1,6 +1,7 @@
 """--config FILE[:PRESET], --config.FIELD=VALUE and --workdir, read by ml_collections."""
 
 import contextlib
+import functools
 from pathlib import Path
 import sys
 
@@ -27,13 +28,17 @@ def load_config(argv: list[str]) -> Config:
         raise ValueError("--config is missing; give a file, as --config configs/quickstart.py")
     if not Path(file.split(":")[0]).is_file():
         raise ValueError(f"--config={file}: no such file{_near_file(file)}")
-    default = _parse([f"{_CONFIG}={file}"], None)
-    return checked(_parse(argv, default))
+    _refuse_unknown(argv, _parse([f"{_CONFIG}={file}"]))
+    unset = [a for a in argv if a.startswith(_CONFIG + ".") and a.endswith("=None")]
+    config = _parse([a for a in argv if a not in unset])
+    for argument in unset:  # ml_collections knows no None for a field that has a value
+        *parents, name = argument.removeprefix(_CONFIG + ".").removesuffix("=None").split(".")
+        setattr(functools.reduce(getattr, parents, config), name, None)
+    return checked(config)
 
 
-def _parse(argv: list[str], default: Config | None) -> Config:
-    if default is not None:
-        _refuse_unknown(argv, default)
+def _parse(argv: list[str]) -> Config:
+    sys.modules.pop("config_config", None)  # else a file is run within the last one's names
     values = flags.FlagValues()
     program = ["psann_jax", *argv]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=program)
@@ -44,6 +49,13 @@ def _parse(argv: list[str], default: Config | None) -> Config:
         raise ValueError(_one_line(error)) from None
     except (TypeError, KeyError) as error:
         raise ValueError(f"a --config flag cannot be read: {_one_line(error)}") from None
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise ValueError(f"{where}: SyntaxError: {error.msg}") from None
+    except AttributeError as error:
+        if "get_config" not in str(error):
+            raise
+        raise ValueError(f"{argv[0]} has no function get_config()") from None
     if rest[1:]:
         raise ValueError(f"{rest[1]!r} is no flag; flags begin with --")
     config = values["config"].value
@@ -85,7 +97,9 @@ def _near_file(file: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    lines = str(error).strip().splitlines()
+    # absl wraps the traceback of what get_config() raised; its last line says what.
+    return lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
 
 
 def field_table(config: Config) -> str:

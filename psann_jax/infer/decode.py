@@ -6,6 +6,7 @@ up to powers of two, so that few shapes are compiled.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 
 import jax
@@ -54,7 +55,7 @@ def generate(
         jnp.int32(max_new_tokens),
         jnp.int32(-1 if eos_id is None else eos_id),
         room=_rounded(max_new_tokens),
-        sampling=sampling,
+        sampling=dataclasses.replace(sampling, seed=0),  # else each seed would compile anew
     )
     return [_ended(row[:max_new_tokens], eos_id) for row in np.asarray(out).T.tolist()]
 

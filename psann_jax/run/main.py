@@ -1,9 +1,11 @@
 """From a config to a finished run in its workdir: what `train` and `main` call."""
 
+import dataclasses
 import logging
 
 import jax
 
+from psann_jax import sharding
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
 from psann_jax.run.finish import finish
@@ -24,6 +26,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     config, workdir = checked(config), Workdir(config.workdir)
     if workdir.exists():
         workdir.refuse_other_run(config)
+    sharding.make_mesh(**dataclasses.asdict(config.mesh))  # it fails before the data takes time
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)

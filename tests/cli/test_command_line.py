@@ -27,11 +27,11 @@ BAD = {
     "no config": ([], "--config is missing"),
     "no such file": (["--config", "configs/quikstart.py"], "no such file"),
     "a near file": (["--config", QUICKSTART.replace("quick", "quik")], "did you mean"),
-    "a preset where there is none": (["--config", QUICKSTART + ":large"], "get_config"),
+    "a preset where there is none": (["--config", QUICKSTART + ":large"], "get_config()"),
     "an unknown field": (_config("train.stpes=3"), "did you mean 'train.steps'"),
     "an unknown base field": (_config("base.wavy=1"), "no field 'base.wavy'"),
     "an unknown flag": ([*_config(), "--wrkdir=x"], "did you mean '--workdir'"),
-    "a stray word": ([*_config(), "train"], "'train' is no flag"),
+    "a stray word": ([*_config(), "train"], "train is no flag"),
     "a word for a number": (_config("train.steps=ten"), "train.steps"),
     "a fraction for a whole number": (_config("train.steps=2.5"), "train.steps"),
     "a word for a truth": (_config("base.scan_layers=perhaps"), "base.scan_layers"),
@@ -42,26 +42,13 @@ BAD = {
     "less than one row a step": (_config("train.batch_tokens=64"), "train.batch_tokens=64"),
     "a bad tuple": (_config("data.sources=a.txt"), "data.sources"),
     "a source that is not there": (_config("data.sources=('none.txt',)"), "none.txt"),
-    "a mesh that does not fit": (
-        _config(
-            "mesh.data=3",
-            "data.tokenizer=char",
-            "data.sources=('t.txt',)",
-            "data.max_length=8",
-            "train.batch_tokens=512",
-        ),
-        "mesh (data=3",
-    ),
-    "text for no row": (
-        _config("data.tokenizer=char", "data.sources=('t.txt',)", "data.max_length=2048"),
-        "fewer than one row",
-    ),
+    "a mesh that does not fit": (_config("mesh.data=3"), "mesh (data=3"),
+    "None for a number": (_config("train.epochs=None"), "train.epochs=None"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_exit_code_2(case, capsys, tmp_path):
-    (tmp_path / "t.txt").write_text("a few words\n" * 20)
+def test_bad_input_is_one_line_and_exit_code_2(case, capsys):
     argv, said = BAD[case]
     assert train.main(argv) == 2
     err = capsys.readouterr().err
@@ -71,9 +58,17 @@ def test_bad_input_is_one_line_and_exit_code_2(case, capsys, tmp_path):
     assert "Traceback" not in err
 
 
+def test_too_little_text_is_said_after_its_count(capsys, tmp_path):
+    (tmp_path / "t.txt").write_text("a few words\n" * 20)
+    flags = ("data.tokenizer=char", "data.sources=('t.txt',)", "data.max_length=2048")
+    assert train.main(_config(*flags)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: the training text has 241 tokens, fewer than one row")
+
+
 CONFIG_FILES = {
     "a file that is no Python": ("def get_config(:\n", "SyntaxError"),
-    "a file without get_config": ("x = 1\n", "get_config"),
+    "a file without get_config": ("x = 1\n", "has no function get_config()"),
     "a file of something else": ("def get_config():\n    return 3\n", "no psann_jax Config"),
 }
 

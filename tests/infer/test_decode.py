@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from psann_jax import bases
-from psann_jax.infer.decode import decoding_model, generate
+from psann_jax.infer.decode import _generate, decoding_model, generate
 from psann_jax.infer.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -113,6 +113,13 @@ def test_the_same_seed_draws_the_same(drawn):
 
 def test_another_seed_draws_otherwise(drawn):
     assert drawn[0] != drawn[2]
+
+
+def test_another_seed_compiles_nothing(greedy, drawn):
+    before = _generate._cache_size()
+    sampling = Sampling(seed=99, top_p=None)
+    generate(greedy[0], PROMPTS, max_new_tokens=NEW, sampling=sampling)
+    assert _generate._cache_size() == before
 
 
 def test_equal_prompts_in_one_batch_draw_differently(greedy):

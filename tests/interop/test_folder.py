@@ -1,0 +1,134 @@
+"""A model as a folder: exact there and back, whole or refused with the file's name."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from psann_jax import bases
+from psann_jax.data import DataConfig, prepare
+from psann_jax.interop.folder import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    SavedModel,
+    is_model_folder,
+    load_folder,
+    save_folder,
+)
+
+TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
+
+
+def _saved(tiny, name="respsann", tokenizer=None):
+    base = bases.get(name)(**TINY, dtype="float32")
+    return SavedModel(base, tiny(name), tokenizer, 77)
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    save_folder(tmp_path, _saved(tiny))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", bases.names())
+def test_base_and_weights_come_back_exactly(tiny, tmp_path, name):
+    saved = _saved(tiny, name)
+    save_folder(tmp_path, saved)
+    loaded = load_folder(tmp_path)
+    assert (loaded.base, loaded.max_length, loaded.tokenizer) == (saved.base, 77, None)
+    assert jax.tree.structure(loaded.model) == jax.tree.structure(saved.model)
+    for a, b in zip(*map(jax.tree.leaves, (loaded.model, saved.model)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_tokenizer_comes_along(tiny, tmp_path):
+    data = DataConfig(tokenizer="char", max_length=8, vocab_size=300, val_split=0.0)
+    tokenizer = prepare(data, ["some text"]).tokenizer
+    save_folder(tmp_path, _saved(tiny, tokenizer=tokenizer))
+    assert load_folder(tmp_path).tokenizer.encode("text") == tokenizer.encode("text")
+
+
+def test_names_in_the_file_are_those_of_the_model(folder):
+    names = load_file(folder / WEIGHTS)
+    assert "stack/layers/0/mixer/q/kernel" in names
+    assert "embed/table" in names
+
+
+def test_saving_leaves_no_half_written_file(folder):
+    assert sorted(p.name for p in folder.iterdir()) == [CONFIG, WEIGHTS]
+
+
+def test_saving_over_a_folder_replaces_it(tiny, folder):
+    save_folder(folder, _saved(tiny, "transformer"))
+    assert bases.name_of(load_folder(folder).base) == "transformer"
+
+
+def test_a_folder_is_known_by_its_weights(folder, tmp_path):
+    assert is_model_folder(folder)
+    assert not is_model_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("fault", ["missing", "cut", "empty"])
+def test_a_damaged_file_is_named(folder, name, fault):
+    path = folder / name
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 20 if fault == "cut" else 0])
+    with pytest.raises(ValueError, match=name):
+        load_folder(folder)
+
+
+def test_a_damaged_tokenizer_is_named(folder):
+    (folder / TOKENIZER).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=TOKENIZER):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("format", "other", "not of format"),
+        ("version", 99, "not of format"),
+        ("base", 3, "no model config"),
+        ("max_length", "long", "no model config"),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(folder, key, value, said):
+    tree = json.loads((folder / CONFIG).read_text())
+    tree[key] = value
+    (folder / CONFIG).write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=said):
+        load_folder(folder)
+
+
+def test_weights_of_another_size_are_named_with_both_shapes(folder):
+    tree = json.loads((folder / CONFIG).read_text())
+    tree["base"]["d_mlp"] = 48
+    (folder / CONFIG).write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=r"mixer/\S+ is \(.*32.*\), config\.json wants \(.*48.*\)"):
+        load_folder(folder)
+
+
+def test_weights_that_lack_a_layer_are_named(folder):
+    tree = json.loads((folder / CONFIG).read_text())
+    tree["base"]["name"] = "waveresnet"
+    (folder / CONFIG).write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=r"stack/layers/2/\S+ is None"):
+        load_folder(folder)
+
+
+def test_a_huge_config_is_not_read(folder):
+    (folder / CONFIG).write_text(" " * (1 << 20) + "{}")
+    with pytest.raises(ValueError, match="larger than"):
+        load_folder(folder)
+
+
+def test_a_place_that_cannot_be_written_is_a_value_error(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be saved"):
+        save_folder(tmp_path / "file", _saved(tiny))

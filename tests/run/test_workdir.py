@@ -1,0 +1,144 @@
+"""The folder of a run: made whole, and never taken over by another run."""
+
+import dataclasses
+import json
+
+import pytest
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import DataConfig, prepare
+from psann_jax.run.workdir import FREE, LENGTH, Workdir
+from psann_jax.train.config import TrainConfig
+
+TEXTS = ["one two three", "four five six", "seven eight nine ten"]
+
+
+def _config(**data):
+    fields = {"tokenizer": "char", "vocab_size": 300, "max_length": 8, "val_split": 0.0}
+    return Config(
+        base=bases.get("respsann")(vocab_size=300),
+        data=DataConfig(**{**fields, **data}),
+        train=TrainConfig(batch_tokens=64, steps=10),
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return prepare(_config().data, TEXTS)
+
+
+@pytest.fixture
+def opened(tmp_path, corpus):
+    workdir = Workdir(tmp_path / "run")
+    workdir.open(_config(), corpus)
+    return workdir
+
+
+def test_opening_writes_config_tokenizer_and_environment(opened, corpus):
+    assert opened.saved_config() == _config()
+    assert opened.tokenizer.read_bytes() == corpus.tokenizer.to_bytes()
+    assert json.loads(opened.environment.read_text())["packages"]["jax"]
+
+
+def test_opening_leaves_no_half_written_file(opened):
+    assert not list(opened.path.glob("*.part"))
+
+
+def test_opening_again_is_allowed(opened, corpus):
+    opened.open(_config(), corpus)
+    assert opened.exists()
+
+
+def test_a_folder_that_is_not_there_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match=r"no run: it has no config\.json"):
+        Workdir(tmp_path / "none").saved_config()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"base": {"name": "nothing"}}'])
+def test_a_damaged_config_is_named(opened, text):
+    opened.config.write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        opened.saved_config()
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path, corpus):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        Workdir(tmp_path).open(_config(), corpus)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_its_place_is_refused(tmp_path, corpus):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ValueError, match="cannot be written"):
+        Workdir(tmp_path / "run").open(_config(), corpus)
+
+
+def _changed(name, value):
+    config = _config()
+    *parents, last = name.split(".")
+    node = config
+    for parent in parents:
+        node = getattr(node, parent)
+    setattr(node, last, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("base.d_model", 256),
+        ("base.dtype", "float32"),
+        ("base.dropout", 0.1),
+        ("base.sine.frequency", 2.0),
+        ("data.seed", 3),
+        ("data.max_length", 16),
+        ("optimizer.learning_rate", 1e-3),
+        ("train.batch_tokens", 128),
+        ("train.seed", 3),
+        ("train.grad_accum_steps", 2),
+        ("train.label_smoothing", 0.1),
+    ],
+)
+def test_a_change_of_the_run_is_refused_with_both_values(opened, name, value):
+    with pytest.raises(ValueError, match=rf"{name} .* -> .*{value}"):
+        opened.refuse_other_run(_changed(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mesh.fsdp", 4),
+        ("base.scan_layers", True),
+        ("base.remat", "full"),
+        ("train.save_interval_steps", 7),
+        ("workdir", "elsewhere"),
+        ("train.steps", 20),
+    ],
+)
+def test_what_moves_no_number_of_a_step_may_change(opened, name, value):
+    assert name in FREE | LENGTH
+    opened.refuse_other_run(_changed(name, value))
+
+
+def test_another_base_is_refused(opened):
+    config = dataclasses.replace(_config(), base=bases.get("transformer")(vocab_size=300))
+    with pytest.raises(ValueError, match="holds a run with another config"):
+        opened.refuse_other_run(config)
+
+
+def test_a_vocabulary_left_to_the_tokenizer_is_no_change(opened):
+    opened.refuse_other_run(_changed("base.vocab_size", None))
+
+
+def test_other_text_is_refused_with_its_counts(opened):
+    other = prepare(_config().data, [*TEXTS, "and more"])
+    with pytest.raises(ValueError, match=r"has changed .*train_documents 3 -> 4"):
+        opened.open(_config(), other)
+
+
+def test_every_field_that_may_change_exists():
+    from psann_jax.config import leaves
+
+    assert set(leaves(Config())) >= FREE | LENGTH

@@ -1,0 +1,539 @@
+"""The facade: three lines from text to text, and every argument with an effect or an error."""
+
+import copy
+import json
+import logging
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from psann_jax import psannLM, psannLMDataPrep
+from psann_jax.lm_options import fit_config
+
+SIZES = {"d_model": 32, "n_layers": 1, "n_heads": 4, "d_mlp": 48}
+TEXTS = [f"the cat number {i} sat on mat {i}." for i in range(24)]
+PREP = {"tokenizer": "simple", "vocab_size": 300, "max_length": 32}
+FIT = {"batch_tokens": 256, "amp": "fp32", "ddp": "off", "verbose": False, "lr": 3e-3}
+GREEDY = {"temperature": 0.0, "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return psannLMDataPrep(TEXTS, **PREP)
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    """One fit for the tests that only read it."""
+    return psannLM(base="respsann", **SIZES).fit(data, steps=12, **FIT)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _weights(lm):
+    return [np.asarray(a) for a in jax.tree.leaves(lm._model)]
+
+
+def _equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(_weights(a), _weights(b), strict=True))
+
+
+def _metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# -- the documented examples
+
+
+def test_the_quick_example_runs_on_its_two_short_texts(in_tmp):
+    model = psannLM(base="waveresnet", d_model=32, n_layers=2, n_heads=4)
+    train_data = psannLMDataPrep(["test1", "test2"])
+    model.fit(train_data, verbose=False)
+    assert isinstance(model.generate("test", max_new_tokens=4), str)
+
+
+def test_the_whole_documented_interface_takes_its_arguments(in_tmp):
+    train_data = psannLMDataPrep(
+        TEXTS, tokenizer="auto", max_length=16, pack_sequences=True, val_split=0.1, seed=1
+    )
+    model = psannLM(
+        base="waveresnet",
+        vocab_size=train_data.vocab_size,
+        positional_encoding="rope",
+        sine_params=SimpleNamespace(amp_init=1.0, freq_init=1.0, damp_init=0.01, trainable=True),
+        **SIZES,
+    )
+    returned = model.fit(
+        train_data, epochs=1, batch_tokens=512, lr=2e-4, amp="bf16", ddp="off", verbose=False
+    )
+    assert returned is model
+    options = {"top_k": 5, "top_p": 0.9, "temperature": 0.8, "repetition_penalty": 1.1}
+    assert isinstance(model.generate("the cat", max_new_tokens=3, **options), str)
+    assert len(model.generate_batch(["the", "the cat sat"], max_new_tokens=3, **options)) == 2
+    model.save("out")
+    assert psannLM.load("out").base == "waveresnet"
+
+
+def test_training_lowers_the_loss(data, in_tmp):
+    psannLM(base="respsann", **SIZES).fit(data, steps=12, checkpoint_dir="run", **FIT)
+    rows = _metrics(in_tmp / "run")
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+# -- psannLM's arguments
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        ({"d_model": 64}, "d_model", 64),
+        ({"n_layers": 3}, "n_layers", 3),
+        ({"n_heads": 2}, "n_heads", 2),
+        ({"d_mlp": 96}, "d_mlp", 96),
+        ({"vocab_size": 99}, "vocab_size", 99),
+        ({"dropout": 0.1}, "dropout", 0.1),
+        ({"positional_encoding": "ALiBi"}, "positional_encoding", "alibi"),
+        ({"rope": False}, "positional_encoding", "sinusoidal"),
+        ({"rope": True}, "positional_encoding", "rope"),
+        ({"rope": False, "positional_encoding": "alibi"}, "positional_encoding", "alibi"),
+        ({"mlp_activation": "gelu"}, "mlp_activation", "gelu"),
+        ({"wave_interleave": False}, "wave", "off"),
+        ({"wave_interleave": True}, "wave", "interleave"),
+        ({"wave_replace": True}, "wave", "replace"),
+        ({"wave": "off"}, "wave", "off"),
+        ({"wave_kernel_size": 5}, "kernel", 5),
+        ({"wave_dilation_growth": 2}, "dilation_growth", 2),
+        ({"wave_dropout": 0.2}, "wave_dropout", 0.2),
+        ({"scan_layers": True}, "scan_layers", True),
+        ({"remat": "full"}, "remat", "full"),
+    ],
+)
+def test_an_option_reaches_the_base(option, field, value):
+    assert getattr(psannLM(**{**SIZES, **option}).config, field) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        ("freq_init", "frequency", 3.0),
+        ("amp_init", "amplitude", 2.0),
+        ("damp_init", "damping", 0.3),
+        ("freq_init_std", "frequency_std", 0.1),
+        ("amp_range", "amplitude_range", (1.0, 2.0)),
+        ("freq_bounds", "frequency_bounds", (0.5, None)),
+        ("decay_mode", "envelope", "none"),
+        ("trainable", "learnable", ()),
+    ],
+)
+def test_a_sine_option_reaches_the_sine(option, field, value):
+    given = False if option == "trainable" else value
+    lm = psannLM(sine_params={option: given}, **SIZES)
+    assert getattr(lm.config.sine, field) == value
+
+
+def test_a_default_is_that_of_psannlm():
+    lm = psannLM()
+    assert (lm.base, lm.d_model, lm.n_layers, lm.n_heads) == ("waveresnet", 512, 8, 8)
+    assert (lm.d_mlp, lm.vocab_size, lm.positional_encoding, lm.rope) == (2048, None, "rope", True)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"n_layer": 3}, "has no argument 'n_layer'; did you mean 'n_layers'"),
+        ({"wave_interleaved": True}, "no argument 'wave_interleaved'"),
+        ({"base": "respsann", "wave_kernel_size": 3}, "psannLM.base='respsann'. has no argument"),
+        ({"base": "transformer", "sine_params": {}}, "has no argument 'sine_params'"),
+        ({"attn_impl": "flash"}, "no argument 'attn_impl'"),
+    ],
+)
+def test_an_unknown_argument_names_the_nearest(option, said):
+    with pytest.raises(TypeError, match=said):
+        psannLM(**option)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"base": "wavresnet"}, "did you mean 'waveresnet'"),
+        ({"n_heads": 5}, r"d_model=32 is not a multiple of base\.n_heads=5"),
+        ({"positional_encoding": "rotary"}, "rope, alibi, sinusoidal"),
+        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"sine_params": {"freq_int": 1}}, "did you mean 'freq_init'"),
+        ({"mlp_activation": "swish"}, "mlp_activation='swish' must be one of sine"),
+    ],
+)
+def test_a_value_that_is_refused_is_named(option, said):
+    with pytest.raises(ValueError, match=said):
+        psannLM(**{**SIZES, **option})
+
+
+# -- fit's arguments
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field", "expected"),
+    [
+        ("epochs", 3, "train.epochs", 3),
+        ("steps", 7, "train.steps", 7),
+        ("max_steps", 7, "train.steps", 7),
+        ("batch_tokens", 512, "train.batch_tokens", 512),
+        ("grad_accum_steps", 2, "train.grad_accum_steps", 2),
+        ("label_smoothing", 0.1, "train.label_smoothing", 0.1),
+        ("seed", 5, "train.seed", 5),
+        ("log_interval_steps", 5, "train.log_interval_steps", 5),
+        ("save_interval_steps", 5, "train.save_interval_steps", 5),
+        ("eval_interval_steps", 5, "train.eval_interval_steps", 5),
+        ("eval_max_batches", 5, "train.eval_batches", 5),
+        ("lr", 1e-3, "optimizer.learning_rate", 1e-3),
+        ("min_lr", 1e-5, "optimizer.min_lr", 1e-5),
+        ("warmup_steps", 3, "optimizer.warmup_steps", 3),
+        ("weight_decay", 0.2, "optimizer.weight_decay", 0.2),
+        ("eps", 1e-6, "optimizer.eps", 1e-6),
+        ("grad_clip", 0.5, "optimizer.grad_clip", 0.5),
+        ("betas", (0.8, 0.9), "optimizer.b2", 0.9),
+        ("amp", "none", "base.dtype", "float32"),
+        ("amp", "bf16", "base.dtype", "bfloat16"),
+        ("grad_checkpoint", True, "base.remat", "full"),
+    ],
+)
+def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
+    options = {"batch_tokens": 256, "amp": "fp32", option: value}
+    node = fit_config(psannLM(**SIZES).config, data.config, options)
+    for part in field.split("."):
+        node = getattr(node, part)
+    assert node == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"batch_size": 3}, TypeError, "fit has no argument 'batch_size'"),
+        ({"warmup": 3}, TypeError, "did you mean 'warmup_steps'"),
+        ({"amp": "fp16"}, ValueError, "use bf16"),
+        ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp32, none"),
+        ({"ddp": "yes"}, ValueError, "ddp='yes' must be auto, on or off"),
+        ({"epochs": 0}, ValueError, "epochs=0"),
+        ({"lr": -1.0}, ValueError, "learning_rate=-1.0 must be positive"),
+    ],
+)
+def test_a_fit_option_that_is_refused_is_named(data, options, error, said):
+    with pytest.raises(error, match=said):
+        psannLM(**SIZES).fit(data, **{**FIT, **options})
+
+
+def test_fit_takes_prepared_data_only():
+    with pytest.raises(TypeError, match="train_data is list; give a psannLMDataPrep"):
+        psannLM(**SIZES).fit(TEXTS)
+
+
+def test_a_vocabulary_smaller_than_the_datas_is_refused(data):
+    with pytest.raises(ValueError, match=r"base\.vocab_size=20 is smaller"):
+        psannLM(vocab_size=20, **SIZES).fit(data, **FIT)
+
+
+def test_the_vocabulary_is_taken_from_the_data(fitted, data):
+    assert fitted.vocab_size == data.vocab_size
+
+
+def test_fit_leaves_nothing_behind_without_a_checkpoint_dir(data, in_tmp, capfd):
+    psannLM(base="respsann", **SIZES).fit(data, steps=1, **FIT)
+    assert list(in_tmp.iterdir()) == []
+    assert capfd.readouterr().err == ""  # verbose=False
+
+
+def test_the_same_seed_fits_the_same_weights(data, fitted):
+    again = psannLM(base="respsann", **SIZES).fit(data, steps=12, **FIT)
+    assert _equal(fitted, again)
+
+
+def test_a_second_fit_goes_on_from_the_weights_with_its_own_options(data):
+    lm = psannLM(base="respsann", **SIZES).fit(data, steps=2, **FIT)
+    before = _weights(lm)
+    lm.fit(data, steps=1, **{**FIT, "lr": 1e-9, "weight_decay": 0.0})
+    still = max(np.abs(a - b).max() for a, b in zip(before, _weights(lm), strict=True))
+    # One Adam update is at most the learning rate.
+    assert 0 < still < 1e-7
+    lm.fit(data, steps=1, **{**FIT, "lr": 1e-1, "warmup_steps": 0})
+    moved = max(np.abs(a - b).max() for a, b in zip(before, _weights(lm), strict=True))
+    assert moved > 1e-3
+
+
+def test_validation_texts_are_read_by_the_training_tokenizer(data, in_tmp):
+    """Characters that the training texts lack are bytes there, not pieces of another fit."""
+    val = psannLMDataPrep(["zebra ZEBRA", "quick"], **{**PREP, "max_length": 8})
+    lm = psannLM(base="respsann", **SIZES)
+    lm.fit(data, val, steps=1, checkpoint_dir="run", **FIT)
+    row = _metrics(in_tmp / "run")[0]
+    # An untrained model knows nothing: log V nats a token, of the training vocabulary.
+    assert row["val_loss"] == pytest.approx(np.log(data.vocab_size), rel=0.25)
+    assert lm.vocab_size == data.vocab_size
+
+
+def test_a_split_of_the_training_texts_is_validated_on(in_tmp):
+    data = psannLMDataPrep(TEXTS, val_split=0.25, **PREP)
+    psannLM(base="respsann", **SIZES).fit(data, steps=1, checkpoint_dir="run", **FIT)
+    row = _metrics(in_tmp / "run")[0]
+    assert np.isfinite(row["val_loss"])
+
+
+@pytest.fixture(scope="module")
+def resumed(data, tmp_path_factory):
+    """A fit of 4 steps in one go, and the same stopped at 2 and started again; as models."""
+    folder = tmp_path_factory.mktemp("resumed")
+    options = {**FIT, "warmup_steps": 0, "min_lr": FIT["lr"]}  # a rate that knows no end
+    whole = psannLM(base="respsann", **SIZES).fit(data, steps=4, **options)
+    psannLM(base="respsann", **SIZES).fit(data, steps=2, checkpoint_dir=folder, **options)
+    again = psannLM(base="respsann", **SIZES)
+    again.fit(data, steps=4, checkpoint_dir=folder, **options)
+    return whole, again, folder
+
+
+def test_a_checkpoint_dir_resumes_exactly(resumed):
+    whole, again, _ = resumed
+    assert _equal(whole, again)
+
+
+def test_a_resumed_run_has_each_step_once(resumed):
+    steps = [row["step"] for row in _metrics(resumed[2])]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 4
+
+
+def test_a_checkpoint_dir_loads_as_a_model(resumed):
+    _, again, folder = resumed
+    loaded = psannLM.load(folder, step="newest")
+    assert _equal(loaded, again)
+    assert loaded.generate("the cat", **GREEDY) == again.generate("the cat", **GREEDY)
+
+
+def test_another_model_in_the_same_checkpoint_dir_is_refused(data, resumed):
+    other = psannLM(base="respsann", **{**SIZES, "d_mlp": 64})
+    with pytest.raises(ValueError, match="holds a run with another config: base.d_mlp 48 -> 64"):
+        other.fit(data, steps=4, checkpoint_dir=resumed[2], **FIT)
+
+
+# -- generating
+
+
+def test_generating_before_a_fit_is_an_error():
+    with pytest.raises(RuntimeError, match="call fit or load first"):
+        psannLM(**SIZES).generate("hello")
+
+
+def test_saving_before_a_fit_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="call fit or load first"):
+        psannLM(**SIZES).save(tmp_path)
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """The token ids that generation is given; nothing is generated."""
+    given = []
+
+    def spy(model, prompts, **_):
+        given.extend(prompts)
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("psann_jax.lm.generate", spy)
+    return given
+
+
+def test_the_prompt_begins_with_bos_and_has_no_eos(fitted, prompts):
+    fitted.generate("the cat")
+    tokenizer = fitted._tokenizer
+    assert prompts == [[tokenizer.bos_id, *tokenizer.encode("the cat")]]
+    assert tokenizer.eos_id not in prompts[0]
+
+
+def test_a_trained_model_goes_on_with_its_text_and_ends_it(data):
+    """Trained on one text it says that text, and nothing after its end."""
+    one = psannLMDataPrep(["abcdefgh"] * 8, **{**PREP, "max_length": 16})
+    lm = psannLM(base="respsann", **SIZES).fit(one, steps=60, **{**FIT, "lr": 1e-2})
+    said = lm.generate("abc", temperature=0.0, max_new_tokens=30)
+    assert said == "defgh"
+
+
+def test_a_batch_of_mixed_lengths_says_what_each_prompt_alone_does(fitted):
+    prompts = ["the cat", "t", "the cat number 3 sat"]
+    together = fitted.generate_batch(prompts, **GREEDY)
+    assert together == [fitted.generate(p, **GREEDY) for p in prompts]
+
+
+def test_an_empty_prompt_begins_a_text(fitted):
+    assert isinstance(fitted.generate("", **GREEDY), str)
+
+
+def test_no_prompts_give_no_texts(fitted):
+    assert fitted.generate_batch([]) == []
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_same_seed_says_the_same(fitted, seed):
+    options = {"max_new_tokens": 8, "temperature": 2.0, "seed": seed}
+    assert fitted.generate("the", **options) == fitted.generate("the", **options)
+
+
+def test_another_seed_says_something_else(fitted):
+    options = {"max_new_tokens": 16, "temperature": 5.0, "top_p": None}
+    assert fitted.generate("the", seed=0, **options) != fitted.generate("the", seed=1, **options)
+
+
+def test_a_prompt_too_long_is_an_error_that_says_the_way_out(fitted):
+    with pytest.raises(ValueError, match=r"has 41 tokens, .* trained on 32; .*keep_last"):
+        fitted.generate("x" * 40)
+
+
+def test_keep_last_reads_the_end_of_a_long_prompt(fitted, prompts):
+    long = "the cat number 5 sat on mat 5. the cat number 6"
+    fitted.generate(long, long_prompt="keep_last")
+    assert prompts == [fitted._tokenizer.encode(long)[-32:]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
+        ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
+        ({"top_k": 0}, ValueError, "top_k=0"),
+        ({"top_p": 2.0}, ValueError, "top_p=2.0"),
+        ({"long_prompt": "cut"}, ValueError, "long_prompt='cut' must be error or keep_last"),
+        ({"temprature": 1.0}, TypeError, "temprature"),
+    ],
+)
+def test_a_generate_option_that_is_refused_is_named(fitted, options, error, said):
+    with pytest.raises(error, match=said):
+        fitted.generate("the", **options)
+
+
+# -- saving and loading
+
+
+@pytest.fixture(scope="module")
+def reloaded(fitted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    fitted.save(folder)
+    return psannLM.load(folder)
+
+
+def test_loading_gives_the_same_weights(fitted, reloaded):
+    assert _equal(fitted, reloaded)
+
+
+def test_loading_gives_the_same_text(fitted, reloaded):
+    sampled = {"temperature": 1.0, "seed": 4, "max_new_tokens": 8}
+    for options in (GREEDY, sampled):
+        assert fitted.generate("the", **options) == reloaded.generate("the", **options)
+
+
+def test_loading_gives_the_same_config_and_tokenizer(fitted, reloaded):
+    assert reloaded.config == fitted.config
+    assert reloaded._tokenizer.encode("a cat") == fitted._tokenizer.encode("a cat")
+
+
+def test_a_loaded_model_knows_how_long_its_rows_were(reloaded):
+    with pytest.raises(ValueError, match="trained on 32"):
+        reloaded.generate("x" * 40)
+
+
+def test_a_loaded_model_can_be_fitted_on(data, reloaded):
+    further = copy.copy(reloaded).fit(data, steps=1, **{**FIT, "lr": 1e-6})
+    moved = [np.abs(a - b).max() for a, b in zip(*map(_weights, (further, reloaded)), strict=True)]
+    assert 0 < max(moved) < 1e-5  # one small update of the same weights
+
+
+def test_loading_what_is_no_model_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no run: it has no config"):
+        psannLM.load(tmp_path)
+
+
+# -- psannLMDataPrep
+
+
+def test_properties_of_prepared_data(data):
+    assert len(data) == len(TEXTS)
+    assert data.tokenizer_backend == "char"
+    assert data.vocab_size == data.tokenizer.vocab_size > 260
+    assert data.pad_id == data.tokenizer.pad_id == 0
+    assert data.val_dataset is None
+    assert data.dataset.batch([0]).inputs.shape == (1, 32)
+
+
+def test_a_split_holds_documents_out():
+    data = psannLMDataPrep(TEXTS, val_split=0.25, **PREP)
+    assert len(data) == len(TEXTS)
+    assert len(data.val_dataset) > 0
+
+
+def test_unpacked_documents_have_a_row_each():
+    data = psannLMDataPrep(TEXTS, pack_sequences=False, **{**PREP, "max_length": 64})
+    assert len(data.dataset) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("simple", "char"), ("char", "char"), ("sentencepiece", "sentencepiece")],
+)
+def test_a_tokenizer_goes_by_psannlms_name_too(name, kind):
+    assert psannLMDataPrep(TEXTS, **{**PREP, "tokenizer": name}).tokenizer_backend == kind
+
+
+def test_a_tokenizer_file_is_used_as_it_is(data, tmp_path):
+    data.tokenizer.save(tmp_path / "t.model")
+    other = psannLMDataPrep(["zzz"], tokenizer_model_path=tmp_path / "t.model", max_length=8)
+    assert other.tokenizer.encode("the cat") == data.tokenizer.encode("the cat")
+
+
+def test_texts_that_name_existing_files_are_texts(in_tmp):
+    (in_tmp / "a.txt").write_text("content of the file")
+    with pytest.warns(UserWarning, match="taken as texts"):
+        data = psannLMDataPrep(["a.txt"], **PREP)
+    tokens = data.dataset.batch([0])
+    assert data.tokenizer.decode(tokens.inputs[0]) == "a.txt"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_paths_are_files_to_read(in_tmp, as_list):
+    path = in_tmp / "a.txt"
+    path.write_text("content of it")
+    data = psannLMDataPrep([path] if as_list else path, **PREP)
+    assert data.tokenizer.decode(data.dataset.batch([0]).inputs[0]) == "content of it"
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "said"),
+    [
+        ([], {}, "text"),
+        (["", "  "], {}, "text"),
+        (["a", 3], {}, r"texts\[1\] is int"),
+        ("none.txt", {}, "none.txt"),
+        (TEXTS, {"max_length": 0}, "data.max_length=0"),
+        (TEXTS, {"val_split": 0.9}, "data.val_split=0.9"),
+        (TEXTS, {"tokenizer": "sentencepeice"}, "did you mean 'sentencepiece'"),
+    ],
+)
+def test_texts_that_cannot_be_prepared_are_refused(texts, options, said):
+    with pytest.raises(ValueError, match=said):
+        psannLMDataPrep(texts, **{**PREP, **options})
+
+
+def test_preparing_the_same_texts_again_reads_the_cache(caplog):
+    psannLMDataPrep(TEXTS, **PREP)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "psann_jax.data"):
+        psannLMDataPrep(TEXTS, **PREP)
+    assert "preparing" not in caplog.text
+
+
+def test_importing_the_package_does_no_jax_work():
+    import subprocess
+    import sys
+
+    code = "import sys, psann_jax; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
