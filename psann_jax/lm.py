@@ -1,4 +1,4 @@
-"""psannLM and psannLMDataPrep: text in, a trained model, text out, in three lines.
+"""psannLM: text in, a trained model, text out, in three lines.
 
 The names and defaults are those of psannlm (PyTorch); what was wrong there is right here.
 """
@@ -6,127 +6,39 @@ The names and defaults are those of psannlm (PyTorch); what was wrong there is r
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
-import warnings
 
 import jax
 
 from psann_jax import bases
 from psann_jax.config import Config
-from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, prepare
-from psann_jax.fields import nearest
+from psann_jax.data import Corpus, Tokenizer
+from psann_jax.fields import checked, nearest
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder, save_folder
+from psann_jax.lm_data import psannLMDataPrep
 from psann_jax.lm_options import base_fields, fit_config
 from psann_jax.model import LM
 from psann_jax.run.environment import use_compile_cache
 from psann_jax.run.load import load_run
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
+from psann_jax.run.stop import Preempted
 from psann_jax.run.train import train
 from psann_jax.run.workdir import Workdir
 
-_TOKENIZERS = {"tokenizers": "hf", "simple": "char"}  # psannlm's names
+__all__ = ["psannLM", "psannLMDataPrep"]
 
-
-class psannLMDataPrep:  # noqa: N801 - psannlm's name
-    """Texts as tokens in rows, with the tokenizer fitted on them.
-
-    Args:
-      texts: documents (a list of str), or files to read: a path, or a list of pathlib.Path.
-      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple).
-      tokenizer_model_path: a tokenizer file to use as it is.
-      vocab_size: the most pieces a fitted tokenizer gets; few texts yield fewer.
-      max_length: tokens a row.
-      pack_sequences: join documents into full rows; False gives each its own.
-      val_split: share of the documents held out for validation; None: none.
-      seed: of the split and the order of rows.
-
-    Raises:
-      ValueError: no text, an unreadable file, or an argument out of range.
-    """
-
-    def __init__(
-        self,
-        texts: Sequence[str | Path] | str | Path,
-        *,
-        tokenizer: str = "auto",
-        tokenizer_model_path: str | os.PathLike | None = None,
-        vocab_size: int = 32_000,
-        max_length: int = 1024,
-        pack_sequences: bool = True,
-        val_split: float | None = None,
-        seed: int = 1337,
-    ):
-        self._texts, sources = _texts_or_sources(texts)
-        self.config = DataConfig(
-            sources=sources,
-            tokenizer=_TOKENIZERS.get(tokenizer, tokenizer),
-            tokenizer_path=None if tokenizer_model_path is None else str(tokenizer_model_path),
-            vocab_size=vocab_size,
-            max_length=max_length,
-            pack_sequences=pack_sequences,
-            val_split=val_split or 0.0,
-            seed=seed,
-        )
-        self.corpus = prepare(self.config, self._texts)
-
-    def __len__(self) -> int:
-        """Number of documents."""
-        meta = self.corpus.meta
-        return meta.train.documents + (meta.val.documents if meta.val else 0)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.corpus.tokenizer.vocab_size
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.corpus.tokenizer
-
-    @property
-    def tokenizer_backend(self) -> str:
-        return self.corpus.tokenizer.kind
-
-    @property
-    def pad_id(self) -> int:
-        return self.corpus.tokenizer.pad_id
-
-    @property
-    def dataset(self) -> Rows:
-        """The training rows."""
-        return self.corpus.train
-
-    @property
-    def val_dataset(self) -> Rows | None:
-        return self.corpus.val
-
-    def with_tokenizer_of(self, other: "psannLMDataPrep") -> Corpus:
-        """All of these texts in the tokens and the row length of `other`."""
-        config = dataclasses.replace(
-            self.config, val_split=0.0, max_length=other.config.max_length, tokenizer_path=None
-        )
-        return prepare(config, self._texts, tokenizer=other.tokenizer)
-
-
-def _texts_or_sources(texts: Any) -> tuple[list[str] | None, tuple[str, ...]]:
-    if isinstance(texts, (str, os.PathLike)):
-        return None, (str(texts),)
-    texts = list(texts)
-    if texts and all(isinstance(t, os.PathLike) for t in texts):
-        return None, tuple(str(t) for t in texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"texts[{i}] is {type(text).__name__}; texts are str, files are Path")
-    if texts and all(len(t) < 256 and t.strip() and Path(t).is_file() for t in texts):
-        warnings.warn(
-            "every text is also the name of a file; they are taken as texts. "
-            "To read the files give pathlib.Path objects",
-            stacklevel=3,
-        )
-    return texts, ()
+_GENERATE = (
+    "max_new_tokens",
+    "top_k",
+    "top_p",
+    "temperature",
+    "repetition_penalty",
+    "seed",
+    "long_prompt",
+)
 
 
 class psannLM:  # noqa: N801 - psannlm's name
@@ -175,7 +87,7 @@ class psannLM:  # noqa: N801 - psannlm's name
             "mlp_activation": mlp_activation,
             "sine_params": sine_params,
         }
-        self.config = bases.get(base)(**base_fields(base, given, options))
+        self.config = checked(bases.get(base)(**base_fields(base, given, options)), "base.")
         self._model: LM | None = None
         self._tokenizer: Tokenizer | None = None
         self._max_length = 1024
@@ -220,17 +132,19 @@ class psannLM:  # noqa: N801 - psannlm's name
         epochs: int = 1,
         batch_tokens: int = 131_072,
         lr: float = 2e-4,
-        amp: str = "bf16",
+        amp: str | None = None,
         ddp: str = "auto",
         checkpoint_dir: str | os.PathLike | None = None,
         **options: Any,
     ) -> "psannLM":
-        """Trains on `train_data`; a second fit goes on from the weights of the first.
+        """Trains on `train_data`; a second fit goes on from the weights of the first, and reads
+        its texts with the tokenizer of the first.
 
         Args:
           val_data: validation texts; None takes train_data's own split, if it has one.
           batch_tokens: tokens a step; at least a row, at most the corpus.
-          amp: bf16, or fp32 (none): the dtype of the activations.
+          amp: bf16, or fp32 (none): the dtype of the activations; None keeps the model's, which
+            is bf16 unless `psannLM(dtype="float32")`.
           ddp: auto and on use all devices, off uses one.
           checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
             None writes nothing.
@@ -241,6 +155,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         Raises:
           TypeError: train_data is no psannLMDataPrep, or an unknown option.
           ValueError: a value out of range, or a vocabulary that does not fit.
+          KeyboardInterrupt: the fit was stopped; the model has the weights reached.
         """
         _check_data("train_data", train_data)
         if val_data is not None:
@@ -248,28 +163,50 @@ class psannLM:  # noqa: N801 - psannlm's name
         use_compile_cache()
         report = Report(quiet=not options.pop("verbose", True))
         named = {"epochs": epochs, "batch_tokens": batch_tokens, "lr": lr, "amp": amp, **options}
-        corpus = _with_validation(train_data, val_data)
+        corpus = self._corpus(train_data, val_data)
         config = fit_config(self.config, train_data.config, named)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         plan = make_plan(config, corpus, devices=_devices(ddp))
-        workdir = self._workdir(checkpoint_dir, config, corpus)
+        workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)
+        if workdir:
+            if workdir.exists():
+                workdir.refuse_other_run(config)
+            workdir.open(config, corpus, texts_in_memory=train_data.texts_in_memory)
+        tokenizer = corpus.tokenizer
+        report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
         report.line(plan.describe(config))
-        outcome = train(config, corpus, plan, report=report, workdir=workdir, model=self._model)
-        self.config, self._model = config.base, outcome.model
-        self._tokenizer, self._max_length = corpus.tokenizer, config.data.max_length
+        try:
+            outcome = train(config, corpus, plan, report=report, workdir=workdir, model=self._model)
+        except Preempted as stop:
+            self._take(config, tokenizer, stop.model)
+            raise KeyboardInterrupt(str(stop)) from None
+        self._take(config, tokenizer, outcome.model)
         return self
 
-    def _workdir(self, path: Any, config: Config, corpus: Corpus) -> Workdir | None:
-        if path is None:
-            return None
-        workdir = Workdir(path)
-        if workdir.exists():
-            workdir.refuse_other_run(config)
-        workdir.open(config, corpus)
-        return workdir
+    def _take(self, config: Config, tokenizer: Tokenizer, model: LM) -> None:
+        self.config, self._model = config.base, model
+        self._tokenizer, self._max_length = tokenizer, config.data.max_length
+
+    def _corpus(self, train_data: psannLMDataPrep, val_data: psannLMDataPrep | None) -> Corpus:
+        """The rows to train on, in the tokens that the model knows, if it knows any."""
+        corpus = train_data.corpus
+        if self._tokenizer is not None:
+            corpus = train_data.with_tokenizer(self._tokenizer)
+        if val_data is None:
+            return corpus
+        val = val_data.as_validation_of(corpus)
+        meta = dataclasses.replace(corpus.meta, val=val.meta.train)
+        return dataclasses.replace(corpus, val=val.train, meta=meta)
 
     def generate(self, prompt: str, **options: Any) -> str:
-        """The text that follows `prompt`, without it; options as in `generate_batch`."""
+        """The text that follows `prompt`, without it; options as in `generate_batch`.
+
+        Raises:
+          TypeError: an unknown option, or a prompt that is no str.
+        """
+        for name in options:
+            if name not in _GENERATE:
+                raise TypeError(f"generate has no argument {name!r}{nearest(name, _GENERATE)}")
         return self.generate_batch([prompt], **options)[0]
 
     def generate_batch(
@@ -296,6 +233,10 @@ class psannLM:  # noqa: N801 - psannlm's name
           RuntimeError: the model has not been fitted or loaded.
           ValueError: an argument out of range, or a prompt that is too long.
         """
+        if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
+            raise TypeError("prompts must be a list of str; for one prompt call generate")
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+            raise TypeError(f"max_new_tokens={max_new_tokens!r} must be a whole number")
         if self._model is None or self._tokenizer is None:
             raise RuntimeError("the model has no weights and tokenizer yet; call fit or load first")
         sampling = Sampling(
@@ -311,6 +252,8 @@ class psannLM:  # noqa: N801 - psannlm's name
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_id=self._tokenizer.eos_id,
+            never=(self._tokenizer.pad_id, self._tokenizer.bos_id),
+            n_tokens=self._tokenizer.vocab_size,
         )
         return [self._tokenizer.decode(ids) for ids in new]
 
@@ -358,15 +301,6 @@ class psannLM:  # noqa: N801 - psannlm's name
 def _check_data(name: str, data: object) -> None:
     if not isinstance(data, psannLMDataPrep):
         raise TypeError(f"{name} is {type(data).__name__}; give a psannLMDataPrep")
-
-
-def _with_validation(train_data: psannLMDataPrep, val_data: psannLMDataPrep | None) -> Corpus:
-    corpus = train_data.corpus
-    if val_data is None:
-        return corpus
-    val = val_data.with_tokenizer_of(train_data)
-    meta = dataclasses.replace(corpus.meta, val=val.meta.train)
-    return dataclasses.replace(corpus, val=val.train, meta=meta)
 
 
 def _devices(ddp: str) -> list[jax.Device]:

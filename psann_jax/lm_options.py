@@ -7,7 +7,7 @@ from typing import Any
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
-from psann_jax.fields import nearest
+from psann_jax.fields import checked, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import OptimizerConfig
@@ -51,6 +51,8 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
         fields["positional_encoding"] = str(fields["positional_encoding"]).lower().strip()
     if "sine_params" in fields and "sine" in known:
         fields["sine"] = sine_config(fields.pop("sine_params"))
+    if fields.get("mlp_activation") == "psann":  # psannlm's name of the sine
+        fields["mlp_activation"] = "sine"
     if fields.get("attn_impl") in ATTENTION_IMPLEMENTATIONS:
         del fields["attn_impl"]
     if "wave" in known:
@@ -58,7 +60,7 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
     fields = {WAVE_NAMES.get(name, name): value for name, value in fields.items()}
     for name in fields:
         if name not in known:
-            near = nearest(name, sorted(known | set(WAVE_NAMES) | set(given)))
+            near = nearest(name, sorted((known | set(WAVE_NAMES) | set(given)) - {name}))
             raise TypeError(f"psannLM(base={base!r}) has no argument {name!r}{near}")
     return fields
 
@@ -87,15 +89,18 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
     train = {field: options[name] for name, field in _TRAIN.items() if name in options}
     optimizer = {field: options[name] for name, field in _OPTIMIZER.items() if name in options}
     if "betas" in options:
+        if len(tuple(options["betas"])) != 2:
+            raise ValueError(f"betas={options['betas']!r} must be two numbers, as (0.9, 0.95)")
         optimizer["b1"], optimizer["b2"] = options["betas"]
     rows = train.get("grad_accum_steps", 1)
     train["batch_tokens"] = max(train["batch_tokens"], rows * data.max_length)
     remat = "full" if options.get("grad_checkpoint") else base.remat
+    dtype = _dtype(options["amp"]) if "amp" in options else base.dtype
     return Config(
-        base=dataclasses.replace(base, dtype=_dtype(options["amp"]), remat=remat),
+        base=dataclasses.replace(base, dtype=dtype, remat=remat),
         data=data,
-        train=TrainConfig(**train),
-        optimizer=OptimizerConfig(**optimizer),
+        train=checked(TrainConfig(**train), "train."),
+        optimizer=checked(OptimizerConfig(**optimizer), "optimizer."),
     )
 
 

@@ -80,9 +80,10 @@ class LM(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """What the head reads, [B, T, D] after the last norm, and the states."""
         seq = seq or Seq(_following(tokens, states))
-        # Gathered once, so that the lookup stays local to the shards of the batch.
-        table = constrain(self.embed.table[...].astype(self.dtype), None, None)  # [V, D]
-        x = table[tokens]
+        # Gathered once, so that the lookup stays local to the shards of the batch. Cast after it:
+        # the gradient of a lookup is a sum over tokens, which bfloat16 would round away.
+        table = constrain(self.embed.table[...], None, None)  # [V, D]
+        x = table[tokens].astype(self.dtype)
         if self.absolute:
             x = x + sinusoidal(seq.positions, x.shape[-1]).astype(x.dtype)
         x = constrain(x, "batch", "length", None)

@@ -12,7 +12,7 @@ def exit_code(command: Callable[[], None]) -> int:
     """Runs a command: 0 done, 2 bad input, 75 stopped and saved; a bug keeps its traceback."""
     try:
         command()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a full disk, a folder that is not ours
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except Preempted as stop:

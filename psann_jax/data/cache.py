@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER_FILE = "tokenizer"
 _META_FILE = "meta.json"
 _STALE_SECONDS = 24 * 3600
@@ -28,6 +28,7 @@ class SplitMeta:
       bytes: UTF-8 bytes of text, the denominator of bits per byte.
       rows: rows of T targets.
       shards: names of the files that hold them.
+      sha256: of the rows' content in order; equal for the same tokens in the same rows.
     """
 
     documents: int
@@ -35,6 +36,7 @@ class SplitMeta:
     bytes: int
     rows: int
     shards: tuple[str, ...]
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ class DataConfig:
     Attributes:
       sources: files, folders and globs; empty means the embedded corpus.
       text_key: the field of a .jsonl record that holds its text.
-      document: "line" makes each non-blank line a document, "file" each file; "auto" is "file".
-        A .jsonl record is always a document.
+      document: "line" makes each non-blank line a document, "file" each file and "auto" too. Where
+        that gives just one, "auto" cuts it at line ends into about 1 / val_split, of which some
+        can be held out. A .jsonl record is a document under each of the three.
       invalid_utf8: "keep" carries undecodable bytes through the tokens, "error" refuses them.
       tokenizer: the backend; "auto" takes the first installed of sentencepiece, hf, char.
       tokenizer_path: a model file used as it is, in place of fitting one.

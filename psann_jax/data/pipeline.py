@@ -50,6 +50,7 @@ def batches(
     stop_step: int | None = None,
     epochs: int | None = None,
     shuffle: bool = True,
+    multiple_of: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -57,13 +58,15 @@ def batches(
 
     Args:
       rows: where the rows are.
-      batch_rows: B, rows of the global batch; a multiple of `process_count`.
+      batch_rows: rows of the global batch.
       seed: decides the order of the rows.
       start_step: 0, or the step to resume at.
       stop_step: the first step that is not given; None goes to the end.
       epochs: ends after so many passes over the rows, the last batch filled up with empty rows;
         None never ends.
       shuffle: False keeps the rows in order, for evaluation.
+      multiple_of: empty rows fill the batch up to B, a multiple of this, so that it can be
+        spread over devices without another choice of rows.
       process_index, process_count: rows p * B / P to (p + 1) * B / P of each global batch.
 
     Yields:
@@ -72,10 +75,13 @@ def batches(
     Raises:
       ValueError: the batch cannot be divided, or a shard is damaged.
     """
-    if batch_rows < 1 or batch_rows % process_count:
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows={batch_rows} must be at least 1")
+    padded_rows = -(-batch_rows // multiple_of) * multiple_of
+    if padded_rows % process_count:
         raise ValueError(
-            f"batch_rows={batch_rows} is not a positive multiple of the {process_count} "
-            f"processes; choose {max(1, batch_rows // process_count) * process_count}"
+            f"batch_rows={padded_rows} is not a positive multiple of the {process_count} "
+            f"processes; choose {max(1, padded_rows // process_count) * process_count}"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} must be 0 to {process_count - 1}")
@@ -83,7 +89,8 @@ def batches(
         raise ValueError(f"start_step={start_step} must be 0 or more")
     ends = [stop_step] if stop_step is not None else []
     ends += [n_steps(len(rows), batch_rows, epochs)] if epochs is not None else []
-    source = _Steps(rows, batch_rows, seed, shuffle, epochs, process_index, process_count)
+    share = padded_rows // process_count
+    source = _Steps(rows, batch_rows, seed, shuffle, epochs, share, process_index * share)
     return _stream(source, start_step, min(ends, default=_FOREVER))
 
 
@@ -96,17 +103,17 @@ class _Steps:
     seed: int
     shuffle: bool
     epochs: int | None
-    process_index: int
-    process_count: int
+    share: int  # rows of this process, the last ones maybe empty
+    first: int  # where they begin in the global batch
 
     def __len__(self) -> int:
         return _FOREVER
 
     def __getitem__(self, index: int) -> Batch:  # of the step
-        share = self.batch_rows // self.process_count
-        first = index * self.batch_rows + self.process_index * share
-        items = first + np.arange(share, dtype=np.int64)
-        order = _rows_of(items, len(self.rows), self.seed, self.shuffle, self.epochs)
+        order = np.full(self.share, -1, np.int64)
+        n = max(0, min(self.share, self.batch_rows - self.first))
+        items = index * self.batch_rows + self.first + np.arange(n, dtype=np.int64)
+        order[:n] = _rows_of(items, len(self.rows), self.seed, self.shuffle, self.epochs)
         return self.rows.batch(order)
 
 

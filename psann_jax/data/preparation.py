@@ -72,16 +72,19 @@ class Preparation:
     def _announce(self, lengths: list[int]) -> None:
         n, size = len(lengths), sum(lengths)
         kind = self.given.kind if self.given else backends.chosen_kind(self.config.tokenizer)
-        _log.info("preparing %d documents, %.1f MB, tokenizer %s", n, size / 1e6, kind)
+        line = f"preparing {n} documents, {size / 1e6:.1f} MB, tokenizer {kind}"
         if self.config.val_split and n == 1:
             _log.warning(
-                "data.val_split=%g has no effect on a single document; data.document='line' "
-                "makes each line one",
+                "%s; data.val_split=%g has no effect on a single document: give several, or a "
+                "file of many lines with data.document='auto'",
+                line,
                 self.config.val_split,
             )
+        else:
+            _log.info("%s", line)
 
     def _fitted(self, lengths: list[int], held_out: np.ndarray) -> Tokenizer:
-        documents = tracked(filled(self.source), lengths, "fitting the tokenizer", self.progress)
+        documents = self._documents(lengths, "fitting the tokenizer")
         train = (document for document, held in zip(documents, held_out, strict=True) if not held)
         share = self.config.tokenizer_bytes / sum(_chosen(lengths, ~held_out))
         sample = _sample(train, share, self.config.seed)
@@ -94,13 +97,13 @@ class Preparation:
         lengths: list[int],
         held_out: np.ndarray,
     ) -> tuple["_SplitWriter", "_SplitWriter"]:
-        documents = tracked(filled(self.source), lengths, "encoding", self.progress)
+        documents = self._documents(lengths, "encoding")
         with contextlib.ExitStack() as stack:
             train, val = (
                 stack.enter_context(_SplitWriter(folder, name, self.config, tokenizer))
                 for name in ("train", "val")
             )
-            for group in _groups(_cuts(documents, lengths, held_out)):
+            for group in _groups(_cuts(documents, held_out)):
                 encoded = tokenizer.encode_batch([cut.text for cut in group])
                 for cut, ids in zip(group, encoded, strict=True):
                     split = val if cut.held_out else train
@@ -108,6 +111,10 @@ class Preparation:
                 train.flush()
                 val.flush()
         return train, val
+
+    def _documents(self, lengths: list[int], label: str) -> Iterator[Document]:
+        documents = _unchanged(filled(self.source), lengths)
+        return tracked(documents, lengths, label, self.progress)
 
 
 class _SplitWriter:
@@ -140,6 +147,7 @@ class _SplitWriter:
             bytes=size,
             rows=self._shards.rows,
             shards=tuple(self._shards.files),
+            sha256=self._shards.sha256,
         )
 
 
@@ -156,10 +164,8 @@ def _sample(documents: Iterable[Document], share: float, seed: int) -> Iterator[
                 yield piece
 
 
-def _cuts(
-    documents: Iterable[Document], lengths: list[int], held_out: np.ndarray
-) -> Iterator[_Cut]:
-    """The documents, long ones in several cuts.
+def _unchanged(documents: Iterable[Document], lengths: list[int]) -> Iterator[Document]:
+    """Passes documents on.
 
     Raises:
       ValueError: they are not the documents whose lengths were measured.
@@ -168,14 +174,20 @@ def _cuts(
     for n, document in enumerate(documents, start=1):
         if n > len(lengths) or len(utf8(document.text, document.name)) != lengths[n - 1]:
             raise ValueError(f"data.sources: {document.name} changed while it was read; try again")
-        end = 0
-        for text in pieces(document.text, _ENCODED_CHARACTERS):
-            begin, end = end, end + len(text)
-            yield _Cut(text, begin == 0, end == len(document.text), bool(held_out[n - 1]))
+        yield document
     if n != len(lengths):
         raise ValueError(
             f"data.sources: {len(lengths) - n} documents vanished while they were read; try again"
         )
+
+
+def _cuts(documents: Iterable[Document], held_out: np.ndarray) -> Iterator[_Cut]:
+    """The documents, long ones in several cuts."""
+    for document, held in zip(documents, held_out, strict=True):
+        end = 0
+        for text in pieces(document.text, _ENCODED_CHARACTERS):
+            begin, end = end, end + len(text)
+            yield _Cut(text, begin == 0, end == len(document.text), bool(held))
 
 
 def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
@@ -193,10 +205,13 @@ def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
 def _report(meta: cache.CorpusMeta, seconds: float) -> None:
     parts = [("train", meta.train), ("validation", meta.val)]
     counts = (f"{name} {part.tokens} tokens in {part.rows} rows" for name, part in parts if part)
-    _log.info("prepared in %.1f s: %s", seconds, ", ".join(counts))
-    if meta.vocab_size < meta.requested_vocab_size:
-        _log.warning(
-            "data.vocab_size=%d: the text has no more than %d pieces to offer",
-            meta.requested_vocab_size,
-            meta.vocab_size,
-        )
+    _log.info("prepared in %.1f s: %s%s", seconds, ", ".join(counts), _shortfall(meta))
+
+
+def _shortfall(meta: cache.CorpusMeta) -> str:
+    if meta.vocab_size >= meta.requested_vocab_size:
+        return ""
+    return (
+        f"; data.vocab_size={meta.requested_vocab_size}: the text has no more than "
+        f"{meta.vocab_size} pieces to offer"
+    )

@@ -5,6 +5,7 @@ and never a wrong token.
 """
 
 from collections.abc import Sequence
+import hashlib
 import pathlib
 
 from array_record.python import array_record_module
@@ -35,6 +36,12 @@ class ShardWriter:
         self._writers: list[array_record_module.ArrayRecordWriter] = []  # the one that is open
         self.rows = 0
         self.files: list[str] = []
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of the content of every row so far, in order."""
+        return self._digest.hexdigest()
 
     def add(self, block: Block) -> None:
         """Appends rows."""
@@ -42,6 +49,7 @@ class ShardWriter:
             if self.rows % rows_per_shard(self._dtype) == 0:
                 self._open_next()
             self._writers[-1].write(record)
+            self._digest.update(record)
             self.rows += 1
 
     def _open_next(self) -> None:

@@ -1,6 +1,6 @@
 """Documents, one at a time and in a fixed order, from texts in memory or from files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json
@@ -9,15 +9,16 @@ from typing import NamedTuple, Protocol
 
 from psann_jax.data import files
 from psann_jax.data.config import DataConfig
-from psann_jax.data.text import utf8
+from psann_jax.data.text import blank, line_pieces, utf8
 
 _RECORDS = (".jsonl", ".ndjson")
+_NAMED = 3
 
 
 class Document(NamedTuple):
     """A text that training sees as a whole, between its own bos and eos."""
 
-    name: str  # where it comes from: a path, "path:line" or "texts[i]"
+    name: str  # where it comes from: a path, "path:line", "path[piece]" or "texts[i]"
     text: str
 
 
@@ -29,6 +30,9 @@ class Source(Protocol):
 
     def digest(self) -> str:
         """Changes whenever the documents may have changed."""
+
+    def names(self) -> list[str]:
+        """What it reads, as a message names it."""
 
 
 def open_source(config: DataConfig, texts: Sequence[str] | None = None) -> Source:
@@ -53,7 +57,7 @@ def open_source(config: DataConfig, texts: Sequence[str] | None = None) -> Sourc
 
 def filled(source: Source) -> Iterator[Document]:
     """The documents that are not blank."""
-    return (document for document in source.documents() if not _blank(document.text))
+    return (document for document in source.documents() if not blank(document.text))
 
 
 def measure(source: Source) -> tuple[list[int], int]:
@@ -62,18 +66,17 @@ def measure(source: Source) -> tuple[list[int], int]:
     Raises:
       ValueError: there is no filled document, or one holds a lone surrogate.
     """
-    lengths, blank = [], 0
+    lengths, n_blank = [], 0
     for document in source.documents():
-        if _blank(document.text):
-            blank += 1
+        if blank(document.text):
+            n_blank += 1
         else:
             lengths.append(len(utf8(document.text, document.name)))
     if not lengths:
         raise ValueError(
-            f"data.sources: there is no text in any of the documents ({blank} are blank); "
-            "name files that hold text"
+            f"data.sources: {_listed(source.names())} no text; give a source with text"
         )
-    return lengths, blank
+    return lengths, n_blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Texts:
             total.update(content)
         return total.hexdigest()
 
+    def names(self) -> list[str]:
+        return [f"texts[{i}]" for i in range(len(self.texts))]
+
 
 @dataclasses.dataclass(frozen=True)
 class Files:
@@ -103,6 +109,11 @@ class Files:
     config: DataConfig
 
     def documents(self) -> Iterator[Document]:
+        if self.config.document == "auto" and self.config.val_split > 0:
+            return _several(self._whole(), self.config.val_split)
+        return self._whole()
+
+    def _whole(self) -> Iterator[Document]:
         for path in self.paths:
             if files.plain_suffix(path) in _RECORDS:
                 yield from self._records(path)
@@ -118,6 +129,9 @@ class Files:
         rows = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
+    def names(self) -> list[str]:
+        return [repr(str(path)) for path in self.paths]
+
     def _lines(self, path: pathlib.Path) -> Iterator[Document]:
         offset = 0
         with files.opened(path) as file:
@@ -129,7 +143,7 @@ class Files:
     def _records(self, path: pathlib.Path) -> Iterator[Document]:
         for name, line in self._lines(path):
             line = line.removeprefix("\ufeff")
-            if not _blank(line):
+            if not blank(line):
                 yield Document(name, _field(_record(line, name), self.config.text_key, name))
 
     def _decoded(self, content: bytes, path: pathlib.Path, offset: int) -> str:
@@ -145,8 +159,35 @@ class Files:
             ) from None
 
 
-def _blank(text: str) -> bool:
-    return not text or text.isspace()
+def _several(documents: Iterable[Document], share: float) -> Iterator[Document]:
+    """The documents; if a single one is filled, its pieces of about `share` each."""
+    waiting: list[Document] = []
+    n_filled = 0
+    for document in documents:
+        n_filled += not blank(document.text)
+        if n_filled < 2:
+            waiting.append(document)
+        else:
+            yield from waiting
+            waiting.clear()
+            yield document
+    for document in waiting:
+        yield from _cut_up(document, share)
+
+
+def _cut_up(document: Document, share: float) -> Iterator[Document]:
+    texts = list(line_pieces(utf8(document.text, document.name), share))
+    if len(texts) == 1:
+        yield document
+        return
+    for i, text in enumerate(texts):
+        yield Document(f"{document.name}[{i}]", text)
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of the names and a verb, as "a, b, c and 2 more have"."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more} {'has' if len(names) == 1 else 'have'}"
 
 
 def _record(line: str, name: str) -> dict[str, object]:

@@ -1,6 +1,16 @@
 """Text as bytes, and long text as pieces."""
 
 from collections.abc import Iterator
+import math
+
+import numpy as np
+
+_NEWLINE = ord("\n")
+
+
+def blank(text: str) -> bool:
+    """Whether there is nothing but white space."""
+    return not text or text.isspace()
 
 
 def utf8(text: str, name: str = "text", offset: int = 0) -> bytes:
@@ -33,3 +43,24 @@ def pieces(text: str, size: int) -> Iterator[str]:
         start = cut
     if start < len(text):
         yield text[start:] if start else text
+
+
+def line_pieces(content: bytes, share: float) -> Iterator[str]:
+    """Cuts UTF-8 after line ends into pieces of about `share` of the bytes; 2 or more lines do.
+
+    Joined, the pieces are the text. Blank ones are part of a neighbour, so a text that is filled
+    in one line alone stays whole.
+    """
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8)[:-1] == _NEWLINE) + 1
+    n = math.ceil(min(1 / share, len(ends) + 1))
+    wanted = np.arange(1, n) * len(content) // n
+    last_before = np.searchsorted(ends, wanted, side="right") - 1
+    cuts = np.unique(ends[np.maximum(last_before, 0)]).tolist()
+    joined = ""
+    for start, end in zip([0, *cuts], [*cuts, len(content)], strict=True):
+        piece = content[start:end].decode("utf-8", "surrogateescape")
+        if not blank(joined) and not blank(piece):
+            yield joined
+            joined = ""
+        joined += piece
+    yield joined

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from psann_jax import sharding
 from psann_jax.data import Rows, batches, n_steps
 from psann_jax.train.feed import on_mesh
 from psann_jax.train.metrics import bits_per_byte, perplexity
@@ -40,6 +41,7 @@ def evaluate(
         shuffle=False,
         epochs=1,
         stop_step=min(stop, max_batches or stop),
+        multiple_of=sharding.batch_ways(mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     ):

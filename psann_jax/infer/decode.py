@@ -27,6 +27,8 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     eos_id: int | None = None,
+    never: Sequence[int] = (),
+    n_tokens: int | None = None,
 ) -> list[list[int]]:
     """Continuations of `prompts`, as token ids.
 
@@ -34,6 +36,9 @@ def generate(
       prompts: token ids of each row, at least one each.
       max_new_tokens: most tokens a row gets.
       eos_id: a row ends before this token, which is not returned; None: none does.
+      never: ids that are not drawn, as padding.
+      n_tokens: ids from here on are not drawn: the tokenizer's vocabulary, where the model's
+        is larger.
 
     Raises:
       ValueError: no prompt, an empty prompt, or max_new_tokens < 1.
@@ -54,6 +59,7 @@ def generate(
         jax.random.key(sampling.seed),
         jnp.int32(max_new_tokens),
         jnp.int32(-1 if eos_id is None else eos_id),
+        _allowed(model.embed.table.shape[0], never, n_tokens),
         room=_rounded(max_new_tokens),
         sampling=dataclasses.replace(sampling, seed=0),  # else each seed would compile anew
     )
@@ -98,12 +104,21 @@ def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarr
     return tokens, lengths
 
 
+def _allowed(vocabulary: int, never: Sequence[int], n_tokens: int | None) -> np.ndarray:
+    """Which ids may be drawn, [V] bool."""
+    allowed = np.arange(vocabulary) < (vocabulary if n_tokens is None else n_tokens)
+    allowed[list(never)] = False
+    return allowed
+
+
 def _ended(row: list[int], eos_id: int | None) -> list[int]:
     return row[: row.index(eos_id)] if eos_id in row else row
 
 
 @functools.partial(jax.jit, static_argnames=("room", "sampling"))
-def _generate(model, tokens, lengths, key, limit, eos_id, *, room: int, sampling: Sampling):
+def _generate(
+    model, tokens, lengths, key, limit, eos_id, allowed, *, room: int, sampling: Sampling
+):
     """Tokens [N, B]; rows go on after their EOS until all have ended, so what follows is noise."""
     model = decoding_model(model)
     batch, width = tokens.shape
@@ -112,6 +127,7 @@ def _generate(model, tokens, lengths, key, limit, eos_id, *, room: int, sampling
     out = jnp.zeros((room, batch), jnp.int32)
 
     def draw(logits, step, seen):
+        logits = jnp.where(allowed, logits, -jnp.inf)
         token = sample(logits, sampling, jax.random.fold_in(key, step), seen)
         seen = None if seen is None else seen.at[jnp.arange(batch), token].set(True)
         return token, seen

@@ -27,6 +27,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed={self.seed} must be a whole number in [0, 2^32)")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be a number >= 0; 0 is greedy")
         if self.top_k is not None and self.top_k < 1:
@@ -56,7 +58,7 @@ def filtered(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.A
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     rank = jnp.arange(logits.shape[-1])
     keep = rank < (logits.shape[-1] if top_k is None else top_k)
-    if top_p not in (None, 1.0):
+    if top_p is not None and top_p < 1.0:
         p = jax.nn.softmax(jnp.where(keep, ranked, -jnp.inf), axis=-1)
         before = jnp.cumsum(p, axis=-1) - p
         keep = keep & ((before < top_p) | (rank == 0))

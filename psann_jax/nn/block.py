@@ -69,7 +69,7 @@ class Residual(nnx.Module):
     def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]
         y, state = self.mixer(self.norm(x), seq, state)
         y = dropout(y, self.dropout, seq.key)
-        y = y if self.alpha is None else self.alpha[...].astype(y.dtype) * y
+        y = y if self.alpha is None else (self.alpha[...] * y.astype(jnp.float32)).astype(y.dtype)
         return constrain(self._join(x, y), "batch", "length", None), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> State:

@@ -20,7 +20,10 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., I] -> [..., O] in x's dtype."""
         y = matmul(x, self.kernel[...])
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is None:
+            return y
+        # In float32, so that the bias's gradient is summed over the tokens in float32.
+        return (y.astype(jnp.float32) + self.bias[...]).astype(x.dtype)
 
 
 class Embedding(nnx.Module):

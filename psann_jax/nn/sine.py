@@ -50,10 +50,10 @@ class SineConfig:
             self._check(name)
         if self.envelope not in ENVELOPES:
             allowed = ", ".join(ENVELOPES)
-            raise ValueError(f"sine.envelope={self.envelope!r} must be one of {allowed}")
+            raise ValueError(f"base.sine.envelope={self.envelope!r} must be one of {allowed}")
         if unknown := set(self.learnable) - set(PARAMETERS):
             raise ValueError(
-                f"sine.learnable names {', '.join(sorted(unknown))}; "
+                f"base.sine.learnable names {', '.join(sorted(unknown))}; "
                 f"it may name {', '.join(PARAMETERS)}"
             )
 
@@ -61,13 +61,17 @@ class SineConfig:
         value = getattr(self, name)
         least = "at least 0" if name == "damping" else "positive"
         if not (math.isfinite(value) and value >= 0 and (value > 0 or name == "damping")):
-            raise ValueError(f"sine.{name}={value} must be {least} and finite")
+            raise ValueError(f"base.sine.{name}={value} must be {least} and finite")
+        if not (math.isfinite(std := getattr(self, f"{name}_std")) and std >= 0):
+            raise ValueError(f"base.sine.{name}_std={std} must be at least 0 and finite")
         interval = getattr(self, f"{name}_range")
         if interval is not None and not all(math.isfinite(v) and v >= 0 for v in interval):
-            raise ValueError(f"sine.{name}_range={interval} must be two numbers >= 0")
+            raise ValueError(f"base.sine.{name}_range={interval} must be two numbers >= 0")
         low, high = getattr(self, f"{name}_bounds") or (None, None)
         if low is not None and high is not None and low > high:
-            raise ValueError(f"sine.{name}_bounds={(low, high)}: the low one exceeds the high one")
+            raise ValueError(
+                f"base.sine.{name}_bounds={(low, high)}: the low one exceeds the high one"
+            )
 
 
 def inverse_softplus(value: jax.Array) -> jax.Array:

@@ -35,11 +35,11 @@ def causal_conv(
         history = jnp.pad(x, ((0, 0), (reach, 0), (0, 0)))
     else:
         history = jnp.concatenate([past.astype(x.dtype), x], axis=1)
-    y = x * taps[-1].astype(x.dtype)
+    y = x.astype(jnp.float32) * taps[-1]
     for i in range(width - 1):
         lag = reach - i * dilation
         seen = jax.lax.slice_in_dim(history, reach - lag, reach - lag + length, axis=1)
         if positions is not None:
             seen = jnp.where(positions[..., None] >= lag, seen, 0)
-        y = y + seen * taps[i].astype(x.dtype)
-    return y, history
+        y = y + seen.astype(jnp.float32) * taps[i]
+    return y.astype(x.dtype), history

@@ -44,6 +44,8 @@ def sine(
     """
     if envelope not in ENVELOPES:
         raise ValueError(f"envelope={envelope!r} must be one of {', '.join(ENVELOPES)}")
+    z = jnp.asarray(z)
+    z = z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(jnp.float32)
     params = [jnp.asarray(p) for p in (amplitude, frequency, damping)]
     if any(p.shape != z.shape[-1:] for p in params):
         return reference(z, *params, envelope=envelope)

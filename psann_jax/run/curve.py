@@ -1,6 +1,7 @@
 """The loss curve of a run as a picture, legible in black and white."""
 
 from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def plot_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
         ("loss", "training", "0.55", ""),
         ("val_loss", "validation", "black", "o"),
     ):
-        points = [(r["step"], r[key]) for r in rows if isinstance(r.get(key), float)]
+        points = [(r["step"], r[key]) for r in rows if math.isfinite(r.get(key, math.nan))]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
     axes.set_xlabel("step")

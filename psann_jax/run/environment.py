@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import json
+import logging
 import os
 from pathlib import Path
 import platform
@@ -14,6 +15,8 @@ import jax
 # M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back; M_ARENA_MAX: one heap.
 KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
+
+_log = logging.getLogger("psann_jax.run")
 
 
 def cache_folder() -> Path:
@@ -34,8 +37,12 @@ def use_compile_cache() -> None:
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_folder() / "xla"
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        except OSError as error:
+            _log.warning("compiled programs are not kept: %s", error)
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -59,7 +66,7 @@ def describe() -> dict[str, object]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "backend": jax.default_backend(),
         "devices": [str(d) for d in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
@@ -67,6 +74,13 @@ def describe() -> dict[str, object]:
         "cpu_count": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def write_description(path: Path) -> None:

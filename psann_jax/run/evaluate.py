@@ -25,18 +25,23 @@ def evaluate_run(
     Raises:
       ValueError: no such run or step, no validation part, or text that cannot be read.
     """
-    run = load_run(path, step)
+    if batch_tokens < 1:
+        raise ValueError(f"--batch-tokens={batch_tokens} must be at least 1")
+    run, workdir = load_run(path, step), Workdir(path)
     data = run.config.data
     if sources:
-        data = dataclasses.replace(data, sources=sources, val_split=0.0)
-    data = dataclasses.replace(data, tokenizer_path=str(Workdir(path).tokenizer))
+        tokenizer = str(workdir.tokenizer)
+        data = dataclasses.replace(data, sources=sources, val_split=0.0, tokenizer_path=tokenizer)
+    elif workdir.texts_in_memory():
+        raise ValueError(f"{path} was trained on texts in memory; name files to evaluate on")
     corpus = prepare(data)
+    if not sources:
+        workdir.refuse_other_data(corpus.meta)
     rows, meta = (corpus.train, corpus.meta.train) if sources else (corpus.val, corpus.meta.val)
     if rows is None or meta is None:
         raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
     mesh = sharding.make_mesh(data=-1, fsdp=1)
-    ways = sharding.batch_ways(mesh)
-    batch_rows = max(1, batch_tokens // data.max_length // ways) * ways
+    batch_rows = max(1, batch_tokens // data.max_length)
     with jax.set_mesh(mesh):
         result = evaluate(
             jax.jit(eval_step),

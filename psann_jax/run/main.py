@@ -24,6 +24,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     """
     report = report or Report()
     config, workdir = checked(config), Workdir(config.workdir)
+    workdir.refuse_other_folder()
     if workdir.exists():
         workdir.refuse_other_run(config)
     sharding.make_mesh(**dataclasses.asdict(config.mesh))  # it fails before the data takes time

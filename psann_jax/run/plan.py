@@ -21,6 +21,7 @@ class Plan:
 
     mesh: jax.sharding.Mesh
     batch_rows: int  # rows a step, over all processes and micro-batches
+    rows_multiple: int  # empty rows fill a step's rows up to a multiple of this
     steps: int
     tokens_per_step: int
     parameters: int
@@ -35,10 +36,14 @@ class Plan:
             f"{bases.name_of(base)} {base.d_model}/{base.n_layers}/{base.n_heads}/"
             f"{base.mlp_features}, {amount(self.parameters)} parameters, {base.dtype}; "
             f"{self.steps:,} steps of {self.tokens_per_step:,} tokens "
-            f"({self.batch_rows} rows of {config.data.max_length}); "
+            f"({self.batch_rows} rows of {config.data.max_length}{self._padding()}); "
             f"{self.mesh.size} {jax.devices()[0].device_kind} device(s), mesh {shape}; "
             f"{memory:.2g} GB a device for weights, gradients and optimizer"
         )
+
+    def _padding(self) -> str:
+        padded = -(-self.batch_rows // self.rows_multiple) * self.rows_multiple
+        return f", filled up to {padded}" if padded > self.batch_rows else ""
 
 
 def with_vocabulary(config: Config, vocab_size: int) -> Config:
@@ -64,21 +69,13 @@ def make_plan(
     """The plan of a run, on `devices` (None: all of them).
 
     Raises:
-      ValueError: the mesh does not fit the devices, or a step has too few rows for it.
+      ValueError: the mesh does not fit the devices.
     """
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
-    unit = config.train.grad_accum_steps * sharding.batch_ways(mesh)
-    rows = config.train.batch_tokens // config.data.max_length
-    if rows < unit:
-        raise ValueError(
-            f"train.batch_tokens={config.train.batch_tokens} makes {rows} rows of "
-            f"data.max_length={config.data.max_length}, fewer than the {unit} that "
-            f"train.grad_accum_steps={config.train.grad_accum_steps} and mesh "
-            f"{dict(mesh.shape)} need; raise it to {unit * config.data.max_length}"
-        )
-    available = -(-len(corpus.train) // unit) * unit  # a small corpus makes a smaller batch
-    rows = min(rows - rows % unit, available)
+    # Of the config and the corpus alone: the mesh must not decide which rows a step has.
+    rows = min(config.train.batch_tokens // config.data.max_length, len(corpus.train))
+    multiple = config.train.grad_accum_steps * sharding.batch_ways(mesh)
     steps = config.train.steps or n_steps(len(corpus.train), rows, config.train.epochs)
     abstract = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
     tokens = rows * config.data.max_length
-    return Plan(mesh, rows, steps, tokens, parameter_count(abstract))
+    return Plan(mesh, rows, multiple, steps, tokens, parameter_count(abstract))

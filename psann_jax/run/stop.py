@@ -4,12 +4,17 @@ import contextlib
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 EXIT_PREEMPTED = 75  # saved: start me again
 
 
 class Preempted(Exception):
-    """The run was told to stop and has saved its step."""
+    """The run was told to stop; `model` has the weights it reached."""
+
+    def __init__(self, message: str, model: Any):
+        super().__init__(message)
+        self.model = model
 
 
 class StopSignal:

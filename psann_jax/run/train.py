@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from psann_jax.config import Config
 from psann_jax.data import Corpus, batches
@@ -106,16 +106,18 @@ class _Loop:
         for step, batch in enumerate(self._feed(done), start=self.first):
             if step == self.first:
                 self._compile(batch)
-                self.clock.mark()
+                self.clock.resume()
             self.state, metrics = self.train_step(self.state, batch)
             self._finish(pending)
             pending = step, metrics
-            if self._at_boundary(step) or stop.asked:
+            asked = stop.asked
+            if self._at_boundary(step) or asked:
                 self._finish(pending)
                 pending = None
-                self._save(step, force=stop.asked)
-                self._stop_if(stop, step)
-                self.clock.mark()
+                self._save(step, force=asked)
+                if asked and step < self.plan.steps:
+                    self._stop(step)
+                self.clock.resume()
         self._finish(pending)
         return Outcome(self.state.model, int(self.state.step), self.rows)
 
@@ -127,6 +129,7 @@ class _Loop:
             start_step=done,
             stop_step=self.plan.steps,
             epochs=None if self.config.train.steps else self.config.train.epochs,
+            multiple_of=self.plan.rows_multiple,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -153,12 +156,16 @@ class _Loop:
         self.clock.tick()
         self.report.step(step)
         if step == self.first + 2:
-            left = self.plan.steps - step
-            self.report.line(f"about {duration(left * self.clock.last)} for the {left} steps left")
+            self._say_what_is_left(step)
         evaluates = self._evaluates(step)
         logs = step in (1, self.plan.steps) or step % self.config.train.log_interval_steps == 0
         if logs or evaluates:
             self._record(step, metrics, evaluates)
+
+    def _say_what_is_left(self, step: int) -> None:
+        left = self.plan.steps - step
+        said = duration(left * self.clock.seconds_per_step())
+        self.report.line(f"about {said} for the {left} steps left")
 
     def _evaluates(self, step: int) -> bool:
         every = self.config.train.eval_interval_steps
@@ -173,7 +180,7 @@ class _Loop:
         if self.file:
             self.file.write(row)
         self.report.row(row, self.plan.steps)
-        self.clock.mark()
+        self.clock.reported()
 
     def _row(self, step: int, metrics: Metrics) -> dict[str, Any]:
         loss, seconds = float(metrics["loss"]), self.clock.seconds_per_step()
@@ -181,7 +188,7 @@ class _Loop:
             "step": step,
             "loss": loss,
             "ppl": perplexity(loss),
-            "lr": float(jnp.asarray(self.rate(step - 1))),
+            "lr": float(np.asarray(self.rate(step - 1))),
             "grad_norm": float(metrics["grad_norm"]),
             "tokens": int(metrics["tokens"]),
             "tokens_per_s": float(metrics["tokens"]) / seconds,
@@ -196,7 +203,7 @@ class _Loop:
             self.state.model,
             self.corpus.val,
             self.plan.mesh,
-            batch_rows=self.plan.batch_rows // self.config.train.grad_accum_steps,
+            batch_rows=max(1, self.plan.batch_rows // self.config.train.grad_accum_steps),
             bytes_per_token=meta.bytes / max(1, meta.tokens),
             max_batches=self.config.train.eval_batches,
         )
@@ -214,15 +221,12 @@ class _Loop:
         if better:
             self.best = val_loss
 
-    def _stop_if(self, stop: StopSignal, step: int) -> None:
-        if not stop.asked or step == self.plan.steps:
-            return
+    def _stop(self, step: int) -> None:
+        said = f"stopped at step {step}; nothing was saved, since there is no workdir"
         if self.checkpoints:
             self.checkpoints.wait()
-            raise Preempted(
-                f"stopped and saved at step {step}; the same command goes on from there"
-            )
-        raise Preempted(f"stopped at step {step}; nothing was saved, since there is no workdir")
+            said = f"stopped and saved at step {step}; start it again to go on"
+        raise Preempted(said, self.state.model)
 
     def close(self) -> None:
         if self.checkpoints:
@@ -232,20 +236,22 @@ class _Loop:
 
 
 class _Clock:
-    """Seconds a step: of the last one, and of all since the last mark."""
+    """Seconds a step, over the steps since the last report, without evaluations and saves."""
 
     def __init__(self):
-        self.mark()
-        self.last = 0.0
+        self.resume()
 
-    def mark(self) -> None:
-        """Begins to count anew, after a report or a pause."""
+    def resume(self) -> None:
+        """Begins to count at this moment, after a pause."""
         self._start = self._ticked = time.perf_counter()
         self._steps = 0
 
+    def reported(self) -> None:
+        """Begins to count anew at the end of the last step."""
+        self._start, self._steps = self._ticked, 0
+
     def tick(self) -> None:
-        now = time.perf_counter()
-        self.last, self._ticked = now - self._ticked, now
+        self._ticked = time.perf_counter()
         self._steps += 1
 
     def seconds_per_step(self) -> float:

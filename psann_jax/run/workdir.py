@@ -79,50 +79,61 @@ class Workdir:
                 "choose another --workdir, or the old values to go on"
             )
 
+    def refuse_other_folder(self) -> None:
+        """Raises ValueError where the folder has files and no config: it is no run's."""
+        if self.exists() or not self.path.exists():
+            return
+        if any(not p.name.endswith(".part") for p in self.path.iterdir()):
+            raise ValueError(
+                f"workdir {self.path} is not empty and holds no run; choose another --workdir"
+            )
+
     def refuse_other_data(self, meta: CorpusMeta) -> None:
         """Raises ValueError where the rows are not those that the run began with."""
         if not self.data.exists():
             return
-        old, new = json.loads(self.data.read_text()), _counts(meta)
-        if old != new:
-            said = ", ".join(f"{n} {old.get(n)} -> {new[n]}" for n in new if old.get(n) != new[n])
+        old, new = json.loads(self.data.read_text()), _identity(meta)
+        if changed := [n for n in new if old.get(n) != new[n]]:
+            said = ", ".join(f"{n} {old.get(n)} -> {new[n]}" for n in changed)
             raise ValueError(
                 f"the text of data.sources has changed since the run in {self.path} began "
                 f"({said}); bring it back, or choose another --workdir"
             )
 
-    def open(self, config: Config, corpus: Corpus) -> None:
+    def texts_in_memory(self) -> bool:
+        """Whether the run's documents were given by a program, so that no path leads to them."""
+        return self.data.exists() and json.loads(self.data.read_text())["texts_in_memory"]
+
+    def open(self, config: Config, corpus: Corpus, *, texts_in_memory: bool = False) -> None:
         """Makes the folder and its descriptions, or checks those that are there.
 
         Raises:
           ValueError: the folder cannot be made or written, or holds something else.
         """
         try:
+            self.refuse_other_folder()
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.exists() and any(self.path.iterdir()):
-                raise ValueError(
-                    f"workdir {self.path} is not empty and holds no run; choose another --workdir"
-                )
             self.refuse_other_data(corpus.meta)
             _replace(self.config, to_json(config))  # first: from here on the folder is a run's
             if not self.tokenizer.exists():
                 part = self.tokenizer.with_suffix(".part")
                 corpus.tokenizer.save(part)
                 part.rename(self.tokenizer)
-            _replace(self.data, json.dumps(_counts(corpus.meta), indent=2) + "\n")
+            identity = {"texts_in_memory": texts_in_memory, **_identity(corpus.meta)}
+            _replace(self.data, json.dumps(identity, indent=2) + "\n")
             write_description(self.environment)
         except OSError as error:
             raise ValueError(f"workdir {self.path} cannot be written: {error}") from None
 
 
-def _counts(meta: CorpusMeta) -> dict[str, int]:
-    """What tells one corpus from another without its text."""
+def _identity(meta: CorpusMeta) -> dict[str, int | str]:
+    """What tells one corpus from another without its text: counts, and a digest of the rows."""
     parts = {"train": meta.train, "val": meta.val}
-    return {"vocab_size": meta.vocab_size} | {
+    return {
         f"{name}_{unit}": getattr(part, unit)
         for name, part in parts.items()
         if part
-        for unit in ("documents", "tokens", "bytes", "rows")
+        for unit in ("documents", "tokens", "bytes", "rows", "sha256")
     }
 
 

@@ -36,6 +36,8 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         training: Any = ocp.training  # its annotations name private classes
         policies = training.preservation_policies
+        # At least two: the last one is deleted only when the next one's manifest is due.
+        newest = policies.LatestN(max(2, keep))
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics["val_loss"],
             n=1,
@@ -44,7 +46,7 @@ class Checkpoints:
         self._saver = training.Checkpointer(
             self.directory,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            preservation_policy=policies.AnyPreservationPolicy([newest, best]),
             cleanup_tmp_directories=not reads_only,
         )
         self._sealing: threading.Thread | None = None

@@ -30,5 +30,7 @@ class TrainConfig:
         for name in ("eval_interval_steps", "eval_batches", "save_interval_steps", "sample_tokens"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"train.{name}={value} must not be negative; 0 turns it off")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"train.seed={self.seed} must be a whole number in [0, 2^32)")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")

@@ -33,7 +33,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append({k: _number(v) for k, v in json.loads(line).items()})
         except ValueError:
             break
     return rows
@@ -42,6 +42,10 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _line(row: dict[str, Any]) -> str:
     plain = {k: _finite(v) for k, v in row.items()}
     return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _finite(value: Any) -> Any:

@@ -1,9 +1,11 @@
 """AdamW, its learning-rate schedule, and which parameters decay."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from psann_jax.model import matrices
@@ -27,7 +29,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive")
+            raise ValueError(
+                f"optimizer.learning_rate={self.learning_rate} must be positive, as 1e-3"
+            )
         if self.min_lr is not None and not 0 <= self.min_lr <= self.learning_rate:
             raise ValueError(
                 f"optimizer.min_lr={self.min_lr} must be in [0, learning_rate={self.learning_rate}]"
@@ -35,6 +39,11 @@ class OptimizerConfig:
         for name in ("warmup_steps", "weight_decay", "grad_clip"):
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise ValueError(f"optimizer.{name}={value} must not be negative")
+        for name in ("learning_rate", "weight_decay", "grad_clip", "eps"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ValueError(f"optimizer.{name}={value} must be a finite number")
+        if not self.eps > 0:
+            raise ValueError(f"optimizer.eps={self.eps} must be positive, as 1e-8")
         for name in ("b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"optimizer.{name}={value} must be in [0, 1)")
@@ -54,12 +63,14 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     if warmup is None:
         warmup = max(1, round(WARMUP_SHARE * total_steps))
 
-    def rate(count) -> jax.Array:
-        nth = jnp.asarray(count, jnp.float32) + 1.0
-        share = jnp.clip((nth - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
-        fall = low + (peak - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+    def rate(count):
+        # numpy for a number, so that a report does not queue behind the device's next step
+        xp = jnp if isinstance(count, jax.Array) else np
+        nth = xp.float32(count) + 1.0
+        share = xp.clip((nth - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        fall = low + (peak - low) * 0.5 * (1.0 + xp.cos(np.pi * share))
         after = fall if total_steps > warmup else peak
-        return jnp.where(nth <= warmup, peak * nth / max(1, warmup), after)
+        return xp.where(nth <= warmup, peak * nth / max(1, warmup), after)
 
     return rate
 

@@ -34,7 +34,8 @@ def init_state(
     """A TrainState created already sharded, and the same tree of its shardings.
 
     Args:
-      make_model: draws a model; not called where `model` gives the weights to start from.
+      make_model: draws a model.
+      model: weights to start from in place of those drawn.
 
     Raises:
       ValueError: a parameter's size does not divide over the mesh.
@@ -42,12 +43,17 @@ def init_state(
 
     def init(key: jax.Array, model: Any) -> TrainState:
         init_key, step_key = jax.random.split(key)
-        model = make_model(nnx.Rngs(init_key)) if model is None else model
+        fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
+        model = fresh if model is None else _with_leaves_of(fresh, model)
         return TrainState(jnp.int32(0), model, optimizer.init(model), step_key)
 
     key = jax.random.key(seed)
     where = sharding.shardings(jax.eval_shape(init, key, model), mesh)
     return jax.jit(init, out_shardings=where)(key, model), where
+
+
+def _with_leaves_of(fresh: Any, model: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(model))
 
 
 def named_arrays(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -223,16 +223,63 @@ def test_tokenizer_and_its_path_at_once_are_refused(make_config):
 
 
 def test_requested_and_real_vocabulary_are_both_told(make_config, caplog):
-    corpus = data.prepare(make_config(vocab_size=5000), TEXTS)
+    with caplog.at_level("INFO", "psann_jax.data"):
+        corpus = data.prepare(make_config(vocab_size=5000), TEXTS)
     assert corpus.meta.requested_vocab_size == 5000
     assert corpus.meta.vocab_size == corpus.tokenizer.vocab_size < 5000
     assert "data.vocab_size=5000" in caplog.text
 
 
-def test_text_that_changes_while_read_is_named(make_config, monkeypatch):
-    monkeypatch.setattr(preparation, "measure", lambda source: ([1] * len(TEXTS), 0))
-    with pytest.raises(ValueError, match=r"texts\[0\] changed while it was read"):
-        data.prepare(make_config(), TEXTS)
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1] * len(TEXTS), r"texts\[0\] changed"),
+        ([len(text) for text in TEXTS[:-1]], r"texts\[39\] changed"),
+        ([len(text) for text in [*TEXTS, "more"]], "1 documents vanished"),
+    ],
+)
+def test_text_that_changes_while_read_is_named(make_config, monkeypatch, given, lengths, message):
+    monkeypatch.setattr(preparation, "measure", lambda source: (lengths, 0))
+    tokenizer = data.fit_tokenizer("char", TEXTS, 300) if given else None
+    with pytest.raises(ValueError, match=rf"^data\.sources: {message} while .*; try again$"):
+        data.prepare(make_config(), TEXTS, tokenizer=tokenizer)
+
+
+def test_single_file_has_validation_and_loses_nothing(make_config, tmp_path):
+    (tmp_path / "a.txt").write_text("".join(TEXTS))
+    corpus = data.prepare(make_config(sources=(str(tmp_path / "a.txt"),), val_split=0.1))
+    parts = [corpus.tokenizer.decode(all_targets(rows)) for rows in (corpus.train, corpus.val)]
+    assert (corpus.meta.train.documents, corpus.meta.val.documents) == (9, 1)
+    assert sorted("".join(parts).splitlines()) == sorted("".join(TEXTS).splitlines())
+
+
+def test_digest_of_rows_follows_the_text_alone(make_config, tmp_path):
+    def digests(text, folder):
+        (tmp_path / "a.txt").write_text(text)
+        sources = (str(tmp_path / "a.txt"),)
+        meta = data.prepare(
+            make_config(sources=sources, cache_dir=str(tmp_path / folder), val_split=0.1)
+        ).meta
+        return meta.train.sha256, meta.val.sha256
+
+    text = "".join(TEXTS)
+    first, same, other = digests(text, "1"), digests(text, "2"), digests(text[:-2] + "!\n", "3")
+    assert first == same
+    assert first != other
+    assert all(len(digest) == 64 for digest in first)
+
+
+@pytest.mark.parametrize(("n", "level"), [(1, "WARNING"), (2, "INFO")])
+def test_preparation_logs_two_lines(make_config, caplog, n, level):
+    with caplog.at_level("INFO", "psann_jax.data"):
+        data.prepare(make_config(val_split=0.1, vocab_size=5000), TEXTS[:n])
+    first, second = caplog.records
+    assert first.getMessage().startswith(f"preparing {n} documents, 0.0 MB, tokenizer char")
+    assert first.levelname == level
+    assert ("data.val_split=0.1 has no effect" in first.getMessage()) == (n == 1)
+    assert second.getMessage().startswith("prepared in ")
+    assert second.levelname == "INFO"
 
 
 def test_chosen_tokenizer_is_logged(make_config, caplog):

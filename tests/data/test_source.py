@@ -3,10 +3,13 @@ import json
 import lzma
 import os
 
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 from psann_jax.data import DataConfig, files
 from psann_jax.data.source import filled, measure, open_source
+from psann_jax.data.text import blank, line_pieces
 
 
 def documents(*sources, texts=None, **settings):
@@ -20,7 +23,62 @@ def texts_of(*sources, **settings):
 
 def test_a_file_is_one_document_with_its_line_ends(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
-    assert texts_of(tmp_path / "a.txt") == ["\ufeffone\r\ntwo\n"]
+    assert texts_of(tmp_path / "a.txt", document="file") == ["\ufeffone\r\ntwo\n"]
+
+
+@pytest.mark.parametrize(("val_split", "expected"), [(0.5, 2), (0.3, 4), (0.01, 100)])
+def test_single_file_is_cut_at_line_ends_into_even_documents(tmp_path, val_split, expected):
+    lines = [f"line {i} {'é' * (i % 30)}\r\n" for i in range(3000)]
+    (tmp_path / "a.txt").write_bytes("".join(lines).encode())
+    found = documents(tmp_path / "a.txt", val_split=val_split)
+    sizes = [len(document.text.encode()) for document in found]
+    assert "".join(document.text for document in found) == "".join(lines)
+    assert len(found) == expected
+    assert max(sizes) - min(sizes) < 200
+    assert all(document.text.endswith("\n") for document in found)
+    assert found[1].name == f"{tmp_path / 'a.txt'}[1]"
+
+
+def test_single_record_and_file_among_blank_ones_are_cut_too(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one\\ntwo"}')
+    (tmp_path / "b.txt").write_text("\n")
+    assert texts_of(tmp_path, val_split=0.1) == ["one\n", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        ("one\ntwo\n", {"val_split": 0.0}),
+        ("one\ntwo\n", {"document": "file"}),
+        ("one line", {}),
+        ("\n\none line\n\n \n", {}),
+    ],
+)
+def test_single_file_stays_whole(tmp_path, content, settings):
+    (tmp_path / "a.txt").write_text(content)
+    expected = [(str(tmp_path / "a.txt"), content)]
+    assert documents(tmp_path / "a.txt", **{"val_split": 0.1, **settings}) == expected
+
+
+def test_several_files_and_texts_in_memory_stay_whole(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("one\ntwo\n")
+    assert texts_of(tmp_path, val_split=0.5) == ["one\ntwo\n"] * 2
+    assert texts_of(texts=["one\ntwo\n"], val_split=0.5) == ["one\ntwo\n"]
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"bcd" * 9, b"\n", b" ", b"\xff", b"\xc3\xa9"])),
+    st.floats(0, 0.5),
+)
+def test_pieces_are_the_text_and_filled(parts, share):
+    content = b"".join(parts)
+    found = list(line_pieces(content, share or 5e-324))
+    assert "".join(found).encode("utf-8", "surrogateescape") == content
+    assert len(found) == 1 or not any(map(blank, found))
+    assert all(piece.endswith("\n") for piece in found[:-1])
+    filled_lines = sum(not blank(line.decode("latin-1")) for line in content.split(b"\n"))
+    assert len(found) == 1 or filled_lines > 1
 
 
 def test_each_filled_line_is_a_document(tmp_path):
@@ -110,9 +168,25 @@ def test_folder_without_text_is_named(tmp_path):
         documents(tmp_path)
 
 
-def test_no_text_anywhere_is_named():
-    with pytest.raises(ValueError, match=r"no text in any of the documents \(2 are blank\)"):
+def test_no_text_in_memory_is_named():
+    with pytest.raises(ValueError, match=r"^data\.sources: texts\[0\], texts\[1\] have no text"):
         measure(open_source(DataConfig(), ["", " "]))
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl"])
+def test_empty_file_is_named(tmp_path, name):
+    (tmp_path / name).write_text("")
+    source = open_source(DataConfig(sources=(str(tmp_path / name),)))
+    message = rf"^data\.sources: '.*{name}' has no text; give a source with text$"
+    with pytest.raises(ValueError, match=message):
+        measure(source)
+
+
+def test_first_of_many_empty_files_are_named(tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=r"0\.txt', .*2\.txt' and 2 more have no text"):
+        measure(open_source(DataConfig(sources=(str(tmp_path),))))
 
 
 def test_empty_list_of_texts_is_named():
