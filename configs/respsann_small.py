@@ -1,6 +1,6 @@
 """The ResPSANN of the documented size: WaveResNet without the wave.
 
-Cost: 58.0 M parameters, 0.32 GFLOP a token; 131,072 tokens a step in 4 micro-batches. Hardware
+Cost: 58.0 M parameters, 0.27 GFLOP a token; 131,072 tokens a step in 4 micro-batches. Hardware
 and expected loss: as configs/waveresnet_small.py, whose values these are.
 
   python -m psann_jax.main --config configs/respsann_small.py \

@@ -14,7 +14,7 @@ FLOORS: list[list[set[str]]] = [
     [{"data"}, {"train"}, {"infer"}],
     [{"evals"}, {"interop"}],
     [{"config"}, {"run"}],
-    [{"lm", "lm_options"}, {"cli"}, {"main", "__main__"}, {"__init__"}],
+    [{"lm", "lm_options", "lm_data"}, {"cli"}, {"main", "__main__"}, {"__init__"}],
 ]
 # Units that see others of their own floor, in this direction only.
 SIDEWAYS = {

@@ -152,7 +152,7 @@ def test_every_sublayer_drops_by_a_key_of_its_own(tiny, monkeypatch):
 
 def test_train_step_compiles_once_over_many_steps(tiny, one_device):
     optimizer = make_optimizer(OptimizerConfig(), 10)
-    state, where = init_state(lambda _: None, optimizer, one_device, 0, model=tiny())
+    state, where = init_state(lambda _: tiny(), optimizer, one_device, 0, model=tiny())
     step = jit_train_step(optimizer, where)
     compiled = []
 
@@ -171,7 +171,7 @@ def test_train_step_compiles_once_over_many_steps(tiny, one_device):
 
 
 def test_the_state_is_donated(tiny, one_device):
-    state, where = init_state(lambda _: None, SGD, one_device, 0, model=tiny())
+    state, where = init_state(lambda _: tiny(), SGD, one_device, 0, model=tiny())
     jit_train_step(SGD, where)(state, on_mesh(_batch(), one_device, micro_batches=1))
     assert all(a.is_deleted() for a in jax.tree.leaves(state.model))
 
