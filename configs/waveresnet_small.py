@@ -1,9 +1,9 @@
 """The documented WaveResNet: 512/8/8/2048, vocabulary 32,000, rows of 1,024 tokens.
 
-Cost: 60.1 M parameters, 0.29 GFLOP a token (forward and backward); 131,072 tokens a step in 4 micro-batches. Hardware:
-one GPU of 24 GB or more; on CPU only to try (lower train.batch_tokens). Expected: depends on the
-text; it begins at ln(32,000) = 10.4 nats a token. The text needs some 10 MB or more for a
-vocabulary of 32,000.
+Cost: 60.1 M parameters, 0.29 GFLOP a token; 131,072 tokens a step in 4 micro-batches. Hardware:
+a GPU (weights, gradients and optimizer take 1 GB); on CPU only to try, with fewer
+train.batch_tokens. Expected: it begins at ln(32,000) = 10.4 nats a token; where it ends depends on
+the text, of which a vocabulary of 32,000 needs some 10 MB or more.
 
   python -m psann_jax.main --config configs/waveresnet_small.py \
       --config.data.sources="('path/to/text',)" --workdir runs/waveresnet_small
