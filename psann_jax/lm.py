@@ -13,7 +13,7 @@ import jax
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer
-from psann_jax.fields import checked, nearest
+from psann_jax.fields import from_tree, nearest
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder, save_folder
@@ -87,7 +87,7 @@ class psannLM:  # noqa: N801 - psannlm's name
             "mlp_activation": mlp_activation,
             "sine_params": sine_params,
         }
-        self.config = checked(bases.get(base)(**base_fields(base, given, options)), "base.")
+        self.config = from_tree(bases.get(base), base_fields(base, given, options), "base.")
         self._model: LM | None = None
         self._tokenizer: Tokenizer | None = None
         self._max_length = 1024

@@ -7,7 +7,7 @@ from typing import Any
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
-from psann_jax.fields import checked, nearest
+from psann_jax.fields import from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import OptimizerConfig
@@ -99,8 +99,8 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
     return Config(
         base=dataclasses.replace(base, dtype=dtype, remat=remat),
         data=data,
-        train=checked(TrainConfig(**train), "train."),
-        optimizer=checked(OptimizerConfig(**optimizer), "optimizer."),
+        train=from_tree(TrainConfig, train, "train."),
+        optimizer=from_tree(OptimizerConfig, optimizer, "optimizer."),
     )
 
 

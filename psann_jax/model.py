@@ -51,7 +51,6 @@ class LM(nnx.Module):
             repeats,
             scan=base.scan_layers,
             remat=base.remat,
-            dtype=self.dtype,
             rngs=rngs,
         )
         self.norm = NORMS[base.final_norm](base.d_model)

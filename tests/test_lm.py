@@ -16,6 +16,7 @@ SIZES = {"d_model": 32, "n_layers": 1, "n_heads": 4, "d_mlp": 48}
 TEXTS = [f"the cat number {i} sat on mat {i}." for i in range(24)]
 PREP = {"tokenizer": "simple", "vocab_size": 300, "max_length": 32}
 FIT = {"batch_tokens": 256, "amp": "fp32", "ddp": "off", "verbose": False, "lr": 3e-3}
+ONE_STEP = {**FIT, "steps": 1}
 GREEDY = {"temperature": 0.0, "max_new_tokens": 8}
 
 
@@ -537,3 +538,81 @@ def test_importing_the_package_does_no_jax_work():
 
     code = "import sys, psann_jax; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_second_fit_reads_new_texts_with_the_first_tokenizer(data):
+    lm = psannLM(base="respsann", **SIZES).fit(data, **ONE_STEP)
+    pieces = lm._tokenizer.to_bytes()
+    other = psannLMDataPrep(["zyx wvu"] * 20, tokenizer="char", max_length=16)
+    lm.fit(other, **ONE_STEP)
+    assert lm._tokenizer.to_bytes() == pieces != other.tokenizer.to_bytes()
+
+
+def test_a_second_fit_computes_in_its_own_dtype(data):
+    lm = (
+        psannLM(base="respsann", **SIZES)
+        .fit(data, **{**ONE_STEP, "amp": "bf16"})
+        .fit(data, **{**ONE_STEP, "amp": "fp32"})
+    )
+    assert (lm.config.dtype, str(lm._model.dtype)) == ("float32", "float32")
+
+
+def test_the_dtype_of_the_model_is_kept_without_amp(data):
+    lm = psannLM(base="respsann", **SIZES, dtype="float32")
+    lm.fit(data, **{**ONE_STEP, "amp": None})
+    assert str(lm._model.dtype) == "float32"
+
+
+def test_a_vocabulary_larger_than_the_tokenizers_generates_text(data):
+    lm = psannLM(base="respsann", **SIZES, vocab_size=5000)
+    lm.fit(data, **ONE_STEP)
+    assert isinstance(lm.generate("a", max_new_tokens=16, temperature=3.0, top_p=None), str)
+
+
+def test_a_stopped_fit_keeps_the_weights_it_reached(data, monkeypatch):
+    from psann_jax.run.stop import StopSignal
+
+    class Asked(StopSignal):
+        def __enter__(self):
+            self.asked = True
+            return self
+
+    monkeypatch.setattr("psann_jax.run.train.StopSignal", Asked)
+    lm = psannLM(base="respsann", **SIZES)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 1"):
+        lm.fit(data, **{**ONE_STEP, "steps": 5})
+    assert lm.generate("a", max_new_tokens=2) is not None
+
+
+def test_a_fit_in_a_folder_is_not_evaluated_on_other_text(data, tmp_path):
+    from psann_jax.run.evaluate import evaluate_run
+
+    psannLM(base="respsann", **SIZES).fit(data, checkpoint_dir=tmp_path / "run", **ONE_STEP)
+    with pytest.raises(ValueError, match="texts in memory"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_edited_texts_of_the_same_size_are_refused(tmp_path):
+    texts = [f"the wave {i} rises" for i in range(40)]
+    options = {"tokenizer": "char", "max_length": 16}
+    fit = {"checkpoint_dir": tmp_path / "run", **ONE_STEP}
+    psannLM(base="respsann", **SIZES).fit(psannLMDataPrep(texts, **options), **fit)
+    edited = psannLMDataPrep([t.replace("rises", "sires") for t in texts], **options)
+    with pytest.raises(ValueError, match="has changed.*sha256"):
+        psannLM(base="respsann", **SIZES).fit(edited, **fit)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda lm: lm.generate("a", max_new_token=3), TypeError, "did you mean 'max_new_tokens'"),
+        (lambda lm: lm.generate_batch("abc"), TypeError, "list of str"),
+        (lambda lm: lm.generate("a", max_new_tokens=2.5), TypeError, "max_new_tokens=2.5"),
+        (lambda lm: lm.generate("a", seed=2**70), ValueError, "seed="),
+        (lambda _: psannLMDataPrep(["a"], max_lenght=3), TypeError, "did you mean 'max_length'"),
+        (lambda _: psannLM(n_layers="2"), ValueError, r"base\.n_layers='2'"),
+    ],
+)
+def test_a_slip_is_one_named_error(fitted, call, error, said):
+    with pytest.raises(error, match=said):
+        call(fitted)

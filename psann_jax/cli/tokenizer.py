@@ -26,7 +26,10 @@ def _fit(args: argparse.Namespace) -> None:
     from psann_jax.data import DataConfig, prepare
 
     config = DataConfig(
-        sources=tuple(args.sources), tokenizer=args.kind, vocab_size=args.vocab_size
+        sources=tuple(args.sources),
+        tokenizer=args.kind,
+        vocab_size=args.vocab_size,
+        val_split=0.0,  # all of the text is read
     )
     tokenizer = prepare(config).tokenizer
     tokenizer.save(args.out)

@@ -6,14 +6,13 @@ up to powers of two, so that few shapes are compiled.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psann_jax.infer.sampling import Sampling, sample
+from psann_jax.infer.sampling import Draw, Sampling, sample
 from psann_jax.model import LM, LMState, matrices
 from psann_jax.seq import Seq
 
@@ -60,8 +59,8 @@ def generate(
         jnp.int32(max_new_tokens),
         jnp.int32(-1 if eos_id is None else eos_id),
         _allowed(model.embed.table.shape[0], never, n_tokens),
+        sampling.draw(),
         room=_rounded(max_new_tokens),
-        sampling=dataclasses.replace(sampling, seed=0),  # else each seed would compile anew
     )
     return [_ended(row[:max_new_tokens], eos_id) for row in np.asarray(out).T.tolist()]
 
@@ -115,20 +114,20 @@ def _ended(row: list[int], eos_id: int | None) -> list[int]:
     return row[: row.index(eos_id)] if eos_id in row else row
 
 
-@functools.partial(jax.jit, static_argnames=("room", "sampling"))
-def _generate(
-    model, tokens, lengths, key, limit, eos_id, allowed, *, room: int, sampling: Sampling
-):
+@functools.partial(jax.jit, static_argnames="room")
+def _generate(model, tokens, lengths, key, limit, eos_id, allowed, how: Draw, *, room: int):
     """Tokens [N, B]; rows go on after their EOS until all have ended, so what follows is noise."""
     model = decoding_model(model)
     batch, width = tokens.shape
     logits, state = prefill(model, tokens, lengths, model.init_state(batch, width + room))
-    seen = _seen(tokens, lengths, logits.shape[-1]) if sampling.penalised else None
+    seen = None
+    if how.repetition_penalty is not None:
+        seen = _seen(tokens, lengths, logits.shape[-1])
     out = jnp.zeros((room, batch), jnp.int32)
 
     def draw(logits, step, seen):
         logits = jnp.where(allowed, logits, -jnp.inf)
-        token = sample(logits, sampling, jax.random.fold_in(key, step), seen)
+        token = sample(logits, how, jax.random.fold_in(key, step), seen)
         seen = None if seen is None else seen.at[jnp.arange(batch), token].set(True)
         return token, seen
 

@@ -1,6 +1,7 @@
 """The choice of the next token: temperature, top-k, top-p, repetition penalty."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,48 +41,57 @@ class Sampling:
                 f"repetition_penalty={self.repetition_penalty} must be positive; 1 does nothing"
             )
 
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
-
-    @property
-    def penalised(self) -> bool:
-        return self.repetition_penalty not in (None, 1.0)
+    def draw(self) -> "Draw":
+        """What is done and by how much, for compiled code."""
+        nucleus = None if self.top_p is None or self.top_p >= 1 else self.top_p
+        penalty = None if self.repetition_penalty == 1 else self.repetition_penalty
+        return Draw(self.temperature or None, self.top_k, nucleus, penalty)
 
 
-def filtered(logits: jax.Array, top_k: int | None, top_p: float | None) -> jax.Array:
-    """Logits [B, V] with those that top-k and top-p drop at -inf."""
-    keep_all = (top_k is None or top_k >= logits.shape[-1]) and top_p in (None, 1.0)
-    if keep_all:
+class Draw(NamedTuple):
+    """Values of Sampling as a pytree: None is part of its structure and does nothing.
+
+    Another value then needs no other program; only switching something on or off does.
+    """
+
+    temperature: Any  # None is greedy
+    top_k: Any
+    top_p: Any
+    repetition_penalty: Any
+
+
+def filtered(logits: jax.Array, top_k: Any, top_p: Any) -> jax.Array:
+    """Logits [B, V] with those that top-k and top-p drop at -inf; None drops nothing."""
+    if top_k is None and top_p is None:
         return logits
     order = jnp.argsort(-logits, axis=-1, stable=True)  # [B, V], most likely first
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     rank = jnp.arange(logits.shape[-1])
     keep = rank < (logits.shape[-1] if top_k is None else top_k)
-    if top_p is not None and top_p < 1.0:
+    if top_p is not None:
         p = jax.nn.softmax(jnp.where(keep, ranked, -jnp.inf), axis=-1)
         before = jnp.cumsum(p, axis=-1) - p
-        keep = keep & ((before < top_p) | (rank == 0))
+        keep = keep & ((before < top_p) | (rank == 0) | (top_p >= 1))
     back = jnp.argsort(order, axis=-1)
     kept = jnp.take_along_axis(jnp.broadcast_to(keep, ranked.shape), back, axis=-1)
     return jnp.where(kept, logits, -jnp.inf)
 
 
-def penalised(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
+def penalised(logits: jax.Array, seen: jax.Array, penalty: Any) -> jax.Array:
     """Logits [B, V] with tokens `seen` [B, V] bool made less likely."""
     lower = jnp.where(logits > 0, logits / penalty, logits * penalty)
     return jnp.where(seen, lower, logits)
 
 
 def sample(
-    logits: jax.Array, sampling: Sampling, key: jax.Array, seen: jax.Array | None = None
+    logits: jax.Array, draw: Draw, key: jax.Array, seen: jax.Array | None = None
 ) -> jax.Array:
     """Next tokens [B] int32 from logits [B, V]; those `seen` [B, V] bool are penalised."""
     logits = logits.astype(jnp.float32)
-    if seen is not None:
-        logits = penalised(logits, seen, sampling.repetition_penalty or 1.0)
-    if sampling.greedy:
+    if draw.repetition_penalty is not None and seen is not None:
+        logits = penalised(logits, seen, draw.repetition_penalty)
+    if draw.temperature is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    logits = filtered(logits / draw.temperature, draw.top_k, draw.top_p)
     rows = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(logits.shape[0]))
     return jax.vmap(jax.random.categorical)(rows, logits).astype(jnp.int32)

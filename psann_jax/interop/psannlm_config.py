@@ -6,7 +6,7 @@ from typing import Any
 
 from psann_jax import bases
 from psann_jax.bases import Base
-from psann_jax.fields import checked, nearest
+from psann_jax.fields import from_tree, nearest
 from psann_jax.nn.sine import PARAMETERS, SineConfig
 
 _SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp", "dropout")
@@ -100,7 +100,7 @@ def sine_config(options: Mapping[str, Any] | object) -> SineConfig:
         fields["learnable"] = ()
     for name in PARAMETERS:  # psannlm takes a negative deviation for none
         fields[f"{name}_std"] = max(0.0, fields.get(f"{name}_std", 0.0))
-    return checked(SineConfig(**fields), "base.sine.")
+    return from_tree(SineConfig, fields, "base.sine.")
 
 
 def _sine_field(name: str) -> str:

@@ -46,7 +46,7 @@ class Attention(nnx.Module):
     """o(attention(q(x), k(x), v(x))), all four projections D -> D without bias."""
 
     def __init__(
-        self, d_model: int, *, n_heads: int, position: str, dropout: float, dtype, rngs: nnx.Rngs
+        self, d_model: int, *, n_heads: int, position: str, dropout: float, rngs: nnx.Rngs
     ):
         self.n_heads, self.rotary, self.dropout = n_heads, position == "rope", dropout
         self.slopes = slopes(n_heads) if position == "alibi" else None

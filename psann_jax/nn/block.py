@@ -36,8 +36,8 @@ class Mixer(Protocol):
         ...
 
 
-MixerFactory = Callable[..., Mixer]  # (d_model, *, dtype, rngs) -> Mixer
-SublayerFactory = Callable[..., "Residual"]  # (d_model, *, dtype, rngs) -> Residual
+MixerFactory = Callable[..., Mixer]  # (d_model, *, rngs) -> Mixer
+SublayerFactory = Callable[..., "Residual"]  # (d_model, *, rngs) -> Residual
 Pattern = tuple[tuple[SublayerFactory, ...], ...]  # blocks, each a tuple of sublayers
 
 
@@ -57,11 +57,10 @@ class Residual(nnx.Module):
         norm: str = "rms",
         alpha: float | None = None,
         dropout: float = 0.0,
-        dtype,
         rngs: nnx.Rngs,
     ):
         self.norm = NORMS[norm](d_model)
-        self.mixer = mixer(d_model, dtype=dtype, rngs=rngs)
+        self.mixer = mixer(d_model, rngs=rngs)
         start = None if alpha is None else jnp.full((1,), alpha, jnp.float32)
         self.alpha = None if start is None else nnx.Param(start, axes=(None,))
         self.dropout = dropout
@@ -92,7 +91,7 @@ class Replacing(Residual):
 class Nothing(nnx.Module):
     """A mixer that adds nothing: the place of a branch that imported weights have unused."""
 
-    def __init__(self, d_model: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, d_model: int, *, rngs: nnx.Rngs):
         pass
 
     def __call__(self, x: jax.Array, seq: Seq, state: None = None):
@@ -118,13 +117,12 @@ class Stack(nnx.Module):
         *,
         scan: bool = False,
         remat: str = "none",
-        dtype,
         rngs: nnx.Rngs,
     ):
         def period(key: jax.Array) -> nnx.List:
             rngs = nnx.Rngs(key)
             sublayers = [make for block in pattern for make in block]
-            return nnx.List(make(d_model, dtype=dtype, rngs=rngs) for make in sublayers)
+            return nnx.List(make(d_model, rngs=rngs) for make in sublayers)
 
         self.layers = jax.vmap(period)(jax.random.split(rngs.params(), repeats))
         self.repeats, self.scan, self.remat = repeats, scan, remat

@@ -12,9 +12,7 @@ from psann_jax.sharding import constrain
 class MLP(nnx.Module):
     """down(act(up(x))), D -> F -> D with biases; mixes features only, so it has no state."""
 
-    def __init__(
-        self, d_model: int, *, d_mlp: int, act: str, sine: SineConfig, dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, d_model: int, *, d_mlp: int, act: str, sine: SineConfig, rngs: nnx.Rngs):
         self.up = Linear(d_model, d_mlp, ("embed", "mlp"), bias=True, rngs=rngs)
         self.act = activation(act, d_mlp, sine, axis="mlp", rngs=rngs)
         self.down = Linear(d_mlp, d_model, ("mlp", "embed"), bias=True, rngs=rngs)

@@ -24,7 +24,6 @@ class Wave(nnx.Module):
         dilation: int,
         act: str,
         sine: SineConfig,
-        dtype,
         rngs: nnx.Rngs,
     ):
         self.dilation, limit = dilation, kernel**-0.5

@@ -62,9 +62,10 @@ def reference(z, amplitude, frequency, damping, envelope: str = "abs") -> jax.Ar
 def sincos(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """sin x and cos x of float32 x in radians, sharing one range reduction.
 
-    Within 1e-7 of exact for |x| up to 1e6 and 1e-4 up to 2^31, beyond which neighbouring
-    float32 numbers are many periods apart; never outside [-1, 1].
+    Within 1e-7 of exact for |x| up to 1e6 and 1e-4 up to 2^31. Beyond that neighbouring float32
+    numbers are many periods apart, and x counts as 0. Infinities and NaN give NaN.
     """
+    x = jnp.where(jnp.abs(x) < 2.0**31, x, x - x)
     x = _subtract_multiples(x, _COARSE)
     k = jnp.round(x * np.float32(2 / math.pi))
     r = _subtract_multiples(x, _QUARTER, k)

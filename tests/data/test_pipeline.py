@@ -138,3 +138,13 @@ def test_damaged_shard_stops_the_stream_with_the_reason(tmp_path, make_config):
     shard.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         streamed(data.prepare(make_config(), texts).train, epochs=1)
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4, 8])
+def test_batches_filled_up_for_devices_hold_the_same_rows(rows, multiple):
+    plain = list(data.batches(rows, batch_rows=3, seed=1, stop_step=4))
+    filled = list(data.batches(rows, batch_rows=3, seed=1, stop_step=4, multiple_of=multiple))
+    for one, other in zip(plain, filled, strict=True):
+        assert len(other.inputs) % multiple == 0
+        np.testing.assert_array_equal(other.inputs[:3], one.inputs)
+        assert not other.weights[3:].any()

@@ -168,3 +168,28 @@ def test_decoding_leaves_the_model_as_it_was(tiny):
     model = tiny("respsann", dtype="bfloat16")
     generate(model, [[1]], max_new_tokens=1, sampling=GREEDY)
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
+
+
+def test_another_temperature_top_k_or_seed_compiles_nothing(tiny):
+    model, prompts = tiny(), [[1, 2, 3]]
+    options = {"max_new_tokens": 4}
+    generate(model, prompts, sampling=Sampling(temperature=0.5, top_k=5, top_p=0.5), **options)
+    compiled = _generate._cache_size()
+    for other in (
+        Sampling(temperature=2.0, top_k=7, top_p=0.9, seed=3),
+        Sampling(temperature=0.1, top_k=1, top_p=0.1, seed=4),
+    ):
+        generate(model, prompts, sampling=other, **options)
+    assert _generate._cache_size() == compiled
+
+
+def test_ids_that_are_no_pieces_are_never_drawn(tiny):
+    new = generate(
+        tiny(),
+        [[1, 2]] * 16,
+        max_new_tokens=16,
+        sampling=Sampling(temperature=5.0, top_p=None),
+        never=(0, 1),
+        n_tokens=10,
+    )
+    assert {t for row in new for t in row} == set(range(2, 10))

@@ -87,14 +87,16 @@ def test_penalty_below_one_makes_repeats_likelier():
 
 def test_greedy_takes_the_most_likely_and_of_equal_ones_the_first():
     logits = jnp.asarray([[0.0, 5.0, 5.0], [7.0, 5.0, 5.0]])
-    drawn = sample(logits, Sampling(temperature=0), jax.random.key(0))
+    drawn = sample(logits, Sampling(temperature=0).draw(), jax.random.key(0))
     assert drawn.tolist() == [1, 0]
 
 
 def test_greedy_regards_the_penalty():
     sampling = Sampling(temperature=0, repetition_penalty=2.0)
     seen = jnp.asarray([[True, False]])
-    assert sample(jnp.asarray([[3.0, 2.0]]), sampling, jax.random.key(0), seen).tolist() == [1]
+    assert sample(jnp.asarray([[3.0, 2.0]]), sampling.draw(), jax.random.key(0), seen).tolist() == [
+        1
+    ]
 
 
 _draw = jax.jit(sample, static_argnums=1)
