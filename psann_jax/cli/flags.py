@@ -1,6 +1,5 @@
 """--config FILE[:PRESET], --config.FIELD=VALUE and --workdir, read by ml_collections."""
 
-import contextlib
 import functools
 from pathlib import Path
 import sys
@@ -69,12 +68,12 @@ def _parse(argv: list[str]) -> Config:
 def _joined(argv: list[str]) -> list[str]:
     """`--flag value` as `--flag=value`, so that every flag is one argument."""
     joined: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
-        if argument.startswith("--") and "=" not in argument:
-            with contextlib.suppress(StopIteration):
-                argument = f"{argument}={next(rest)}"
-        joined.append(argument)
+    for argument in argv:
+        before = joined[-1] if joined else ""
+        if before.startswith("--") and "=" not in before and not argument.startswith("--"):
+            joined[-1] = f"{before}={argument}"
+        else:
+            joined.append(argument)
     return joined
 
 

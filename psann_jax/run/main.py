@@ -36,6 +36,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             report.line(
                 f"{name} has changed: the learning rate follows the new length from here on"
             )
+    _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
     if jax.process_index() == 0:
         workdir.open(config, corpus)
@@ -58,13 +59,17 @@ def _corpus(config: Config, report: Report) -> Corpus:
             f"the training text has {meta.train.tokens} tokens, fewer than one row of "
             f"data.max_length={asked.max_length}; add text or lower data.max_length"
         )
+    return corpus
+
+
+def _say_what_is_read(corpus: Corpus, report: Report) -> None:
+    meta = corpus.meta
     val = f"{meta.val.documents:,} for validation" if meta.val else "no validation"
     report.line(
         f"{meta.train.documents:,} documents, {meta.train.tokens:,} tokens "
         f"({meta.train.bytes / max(1, meta.train.tokens):.2f} bytes each), {val}; "
         f"tokenizer {meta.tokenizer}, {meta.vocab_size:,} pieces"
     )
-    return corpus
 
 
 def _show_data_log(report: Report) -> None:

@@ -86,3 +86,9 @@ def test_every_line_of_the_field_table_is_a_flag_that_sets_the_same():
     plain = [f for f in flags if not f.endswith(("=None", "'"))]
     assert len(plain) > 30
     assert load_config([QUICKSTART, *plain]) == config
+
+
+def test_a_claim_needs_no_value_and_takes_none_from_the_next_flag():
+    config = load_config([QUICKSTART, "--config.base.scan_layers", "--workdir", "runs/elsewhere"])
+    assert config.base.scan_layers is True
+    assert config.workdir == "runs/elsewhere"
