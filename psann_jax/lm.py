@@ -8,17 +8,15 @@ import dataclasses
 import os
 from typing import Any
 
-import jax
-
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer
-from psann_jax.fields import from_tree, nearest
+from psann_jax.fields import from_tree
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder, save_folder
 from psann_jax.lm_data import psannLMDataPrep
-from psann_jax.lm_options import base_fields, fit_config
+from psann_jax.lm_options import GENERATE, base_fields, devices_of, fit_config, refuse_unknown
 from psann_jax.model import LM
 from psann_jax.run.environment import use_compile_cache
 from psann_jax.run.load import load_run
@@ -29,16 +27,6 @@ from psann_jax.run.train import train
 from psann_jax.run.workdir import Workdir
 
 __all__ = ["psannLM", "psannLMDataPrep"]
-
-_GENERATE = (
-    "max_new_tokens",
-    "top_k",
-    "top_p",
-    "temperature",
-    "repetition_penalty",
-    "seed",
-    "long_prompt",
-)
 
 
 class psannLM:  # noqa: N801 - psannlm's name
@@ -166,7 +154,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         corpus = self._corpus(train_data, val_data)
         config = fit_config(self.config, train_data.config, named)
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
-        plan = make_plan(config, corpus, devices=_devices(ddp))
+        plan = make_plan(config, corpus, devices=devices_of(ddp))
         workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)
         if workdir:
             if workdir.exists():
@@ -204,9 +192,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         Raises:
           TypeError: an unknown option, or a prompt that is no str.
         """
-        for name in options:
-            if name not in _GENERATE:
-                raise TypeError(f"generate has no argument {name!r}{nearest(name, _GENERATE)}")
+        refuse_unknown("generate", options, GENERATE)
         return self.generate_batch([prompt], **options)[0]
 
     def generate_batch(
@@ -301,9 +287,3 @@ class psannLM:  # noqa: N801 - psannlm's name
 def _check_data(name: str, data: object) -> None:
     if not isinstance(data, psannLMDataPrep):
         raise TypeError(f"{name} is {type(data).__name__}; give a psannLMDataPrep")
-
-
-def _devices(ddp: str) -> list[jax.Device]:
-    if ddp not in ("auto", "on", "off"):
-        raise ValueError(f"ddp={ddp!r} must be auto, on or off{nearest(str(ddp), ('auto',))}")
-    return jax.devices()[:1] if ddp == "off" else jax.devices()

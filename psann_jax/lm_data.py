@@ -8,7 +8,7 @@ from typing import Any
 import warnings
 
 from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, prepare
-from psann_jax.fields import nearest
+from psann_jax.lm_options import refuse_unknown
 
 _TOKENIZERS = {"tokenizers": "hf", "simple": "char"}  # psannlm's names
 _ARGUMENTS = (
@@ -54,8 +54,7 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
         seed: int = 1337,
         **unknown: Any,
     ):
-        for name in unknown:
-            raise TypeError(f"psannLMDataPrep has no argument {name!r}{nearest(name, _ARGUMENTS)}")
+        refuse_unknown("psannLMDataPrep", unknown, _ARGUMENTS)
         self._texts, sources = _texts_or_sources(texts)
         self.config = DataConfig(
             sources=sources,

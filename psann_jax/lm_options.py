@@ -1,8 +1,10 @@
 """The facade's argument names -> the fields of bases and configs. Each has an effect or fails."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 import dataclasses
 from typing import Any
+
+import jax
 
 from psann_jax import bases
 from psann_jax.config import Config
@@ -35,6 +37,23 @@ _OPTIMIZER = {
     "grad_clip": "grad_clip",
 }
 _FIT = [*_TRAIN, *_OPTIMIZER, "amp", "betas", "grad_checkpoint", "checkpoint_dir", "ddp", "verbose"]
+
+GENERATE = (
+    "max_new_tokens",
+    "top_k",
+    "top_p",
+    "temperature",
+    "repetition_penalty",
+    "seed",
+    "long_prompt",
+)
+
+
+def refuse_unknown(function: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises TypeError for a name that `function` does not take, with the nearest it does."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{function} has no argument {name!r}{nearest(name, known)}")
 
 
 def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,9 +102,7 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
       ValueError: a value out of range.
     """
     options = {k: v for k, v in options.items() if v is not None}
-    for name in options:
-        if name not in _FIT:
-            raise TypeError(f"fit has no argument {name!r}{nearest(name, _FIT)}")
+    refuse_unknown("fit", options, _FIT)
     train = {field: options[name] for name, field in _TRAIN.items() if name in options}
     optimizer = {field: options[name] for name, field in _OPTIMIZER.items() if name in options}
     if "betas" in options:
@@ -112,3 +129,10 @@ def _dtype(amp: str) -> str:
             f"amp={amp!r} must be one of {', '.join(_DTYPES)}{nearest(str(amp), _DTYPES)}"
         )
     return _DTYPES[amp]
+
+
+def devices_of(ddp: str) -> list[jax.Device]:
+    """The devices of a fit: all of them for auto and on, one for off."""
+    if ddp not in ("auto", "on", "off"):
+        raise ValueError(f"ddp={ddp!r} must be auto, on or off{nearest(str(ddp), ('auto',))}")
+    return jax.devices()[:1] if ddp == "off" else jax.devices()
