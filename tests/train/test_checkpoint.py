@@ -193,10 +193,14 @@ def test_a_damaged_best_gives_way_to_the_next(folder, opened):
     assert opened().best() == (30, 1.5)
 
 
-def test_temporary_folders_of_a_killed_save_are_removed(folder, opened):
+def test_temporary_folders_of_a_killed_save_are_gone_with_the_next_save(folder, opened):
+    """Orbax removes them in the background, and waits for that before it saves."""
     left = folder / "40.orbax-checkpoint-tmp"
     left.mkdir()
-    assert opened().steps() == [30, 20, 10]
+    checkpoints = opened()
+    assert checkpoints.steps() == [30, 20, 10]
+    checkpoints.save(_small(50))
+    checkpoints.wait()
     assert not left.exists()
 
 
