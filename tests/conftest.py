@@ -11,12 +11,21 @@ import shutil
 import tempfile
 
 # All of this is read when jax is imported, so it comes before every other import.
-_DEVICES = "--xla_force_host_platform_device_count=8"
+_DEVICES = (
+    "--xla_force_host_platform_device_count=8 "
+    # Eight devices share a few cores: a meeting of all may take long without being stuck.
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=100 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=200"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One program at a time: the threads of the next must not keep this one's devices from meeting.
+os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 _XLA_CACHE = Path("~/.cache/psann_jax/test-xla").expanduser()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_XLA_CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Programs for eight CPU devices hang now and then when they come from the cache (jaxlib 0.10.2).
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 _DATA_CACHE = tempfile.mkdtemp(prefix="psann_jax-test-data-")
 os.environ["PSANN_JAX_CACHE"] = _DATA_CACHE
 atexit.register(shutil.rmtree, _DATA_CACHE, ignore_errors=True)

@@ -35,6 +35,8 @@ def use_compile_cache() -> None:
 
     The cache holds executables, so only its owner may enter the folder.
     """
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        return  # programs for several CPU devices hang when they come from the cache
     if not jax.config.values["jax_compilation_cache_dir"]:
         folder = cache_folder() / "xla"
         try:
