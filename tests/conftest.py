@@ -19,8 +19,6 @@ _DEVICES = (
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-# One program at a time: the threads of the next must not keep this one's devices from meeting.
-os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 _XLA_CACHE = Path("~/.cache/psann_jax/test-xla").expanduser()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_XLA_CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
