@@ -23,7 +23,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
     "heads": "tensor",
     "vocab": "tensor",
     "norm": None,
-    "tap": None,
 }
 
 
