@@ -11,6 +11,7 @@ from psann_jax.config import Config
 from psann_jax.data import DataConfig
 from psann_jax.fields import from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
+from psann_jax.interop.psannlm_geometry import sparse_fields
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import OptimizerConfig
 
@@ -76,6 +77,9 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
         del fields["attn_impl"]
     if "wave" in known:
         fields |= _wave_mode(fields)
+    if base == "geosparse":
+        fields, sparse = sparse_fields(fields)
+        fields |= sparse
     fields = {WAVE_NAMES.get(name, name): value for name, value in fields.items()}
     for name in fields:
         if name not in known:
