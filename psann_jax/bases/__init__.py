@@ -2,7 +2,7 @@
 
 from psann_jax.bases.base import Base
 from psann_jax.bases.geosparse import GeoSparse
-from psann_jax.bases.registry import from_tree, get, name_of, names, register, to_tree
+from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
 from psann_jax.bases.sgrpsann import SGRPSANN
 from psann_jax.bases.transformer import Transformer
@@ -15,6 +15,7 @@ __all__ = [
     "SGRPSANN",
     "Transformer",
     "WaveResNet",
+    "elsewhere",
     "from_tree",
     "get",
     "name_of",

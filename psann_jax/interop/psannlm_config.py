@@ -76,6 +76,8 @@ def _translated(base_name: str, name: str, value: Any, known: set[str]) -> dict[
 
 
 def _unknown(base_name: str, name: str, known: set[str]) -> str:
+    if where := bases.elsewhere(WAVE_NAMES.get(name, name)):
+        return f"base {base_name!r} has no option {name!r}{where}"
     theirs = SPARSE_NAMES if base_name == "geosparse" else WAVE_NAMES if "wave" in known else ()
     return f"base {base_name!r} has no option {name!r}{nearest(name, sorted({*known, *theirs}))}"
 
