@@ -16,12 +16,14 @@ import tempfile
 
 # All of this is read when jax is imported, so it comes before every other import.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-_TIMEOUTS = (
+_FLAGS = (
     # Eight devices share a few cores: a meeting of all may take long without being stuck.
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=100 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=200"
+    "--xla_cpu_collective_call_terminate_timeout_seconds=200 "
+    # Hundreds of small programs run once or twice: compiling them is what takes the time.
+    "--xla_backend_optimization_level=0"
 )
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TIMEOUTS}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 _XLA_CACHE = Path("~/.cache/psann_jax/test-xla").expanduser()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_XLA_CACHE))

@@ -1,4 +1,4 @@
-"""A base with any of its options: causal, one function in all its forms, blind to its neighbours."""
+"""A base with any of its options: causal, one function in all forms, blind to its neighbours."""
 
 import dataclasses
 

@@ -230,9 +230,14 @@ def _losses(name, mesh_shape):
     return losses, state.model
 
 
+# A mesh with all three axes for every base, and each axis alone for two of them.
+MESHES = [(name, (2, 2, 2)) for name in BASES] + [
+    (name, mesh) for name in ("respsann", "sgrpsann") for mesh in ((8, 1, 1), (1, 8, 1))
+]
+
+
 @pytest.mark.mesh
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize(("name", "mesh"), MESHES, ids=str)
 def test_meshes_train_as_one_device(name, mesh):
     one, model = _losses(name, (1, 1, 1))
     many, sharded = _losses(name, mesh)

@@ -38,20 +38,18 @@ def _batch(ids):
     return Batch(inputs, tokens[:, 1:], ones, positions, ones.astype(np.int32))
 
 
+@jax.jit
+def _forward_and_backward(model, batch):
+    loss = jax.value_and_grad(lambda weights: loss_fn(with_trained(model, weights), batch))
+    return model(batch.inputs)[0], *loss(trainable(model))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_logits_loss_and_gradients_are_those_of_torch(name):
     case, arrays, weights = _load(name)
     model = psannlm.to_model(case["base"], case["config"], weights)
     batch = _batch(arrays["ids"])
-
-    @jax.jit
-    def forward_and_backward(model):
-        logits, _ = model(batch.inputs)
-        return logits, *jax.value_and_grad(lambda w: loss_fn(with_trained(model, w), batch))(
-            trainable(model)
-        )
-
-    logits, nats, grads = forward_and_backward(model)
+    logits, nats, grads = _forward_and_backward(model, batch)
     np.testing.assert_allclose(logits, arrays["logits"], atol=EXACT_LOGITS, rtol=0)
     assert abs(float(nats) / batch.inputs.size - float(arrays["loss"])) < EXACT_LOSS
     ours = psannlm.weights(jax.tree.map(lambda g: g / batch.inputs.size, grads))
