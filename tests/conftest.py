@@ -5,9 +5,7 @@ mesh; by default there are eight devices and every test runs, more slowly. `make
 """
 
 import atexit
-import dataclasses
 import functools
-import json
 import logging
 import os
 from pathlib import Path
@@ -38,8 +36,8 @@ atexit.register(shutil.rmtree, _DATA_CACHE, ignore_errors=True)
 from flax import nnx  # noqa: E402
 from hypothesis import settings  # noqa: E402
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import reference  # noqa: E402
 
 from psann_jax import bases, sharding  # noqa: E402
 from psann_jax.model import LM  # noqa: E402
@@ -60,20 +58,10 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """One case of the reference data: its entry of the manifest, and its arrays."""
-
-    case: dict
-    arrays: dict[str, np.ndarray]
-
-
 @functools.cache
-def _golden(name: str) -> Golden:
-    manifest = json.loads((GOLDEN / "manifest.json").read_text())
-    case = next(c for c in manifest["cases"] if c["name"] == name)
-    with np.load(GOLDEN / case["file"]) as arrays:
-        return Golden(case, dict(arrays))
+def _golden(name: str) -> reference.Reference:
+    cases = reference.manifest(GOLDEN)["cases"]
+    return reference.load(GOLDEN, next(c for c in cases if c["name"] == name))
 
 
 @pytest.fixture(scope="session")

