@@ -33,14 +33,14 @@ class psannLM:  # noqa: N801 - psannlm's name
     """A sine language model: fit, generate, save, load.
 
     Args:
-      base: waveresnet, respsann, transformer, or a registered name.
+      base: waveresnet, respsann, sgrpsann, geosparse, transformer, or a registered name.
       d_mlp: None is 4 * d_model.
       vocab_size: None takes the tokenizer's at the first fit.
       positional_encoding: rope (default), alibi or sinusoidal; `rope=False` is sinusoidal.
       sine_params: amp_init, freq_init, damp_init, their _init_std, _range and _bounds,
         trainable, learnable, decay_mode; as a mapping or an object.
       options: fields of the base, or psannlm's names of them (wave_interleave, wave_replace,
-        wave_kernel_size, wave_dilation_growth, wave_dropout).
+        wave_kernel_size, wave_dilation_growth, wave_dropout, geosparse_...).
 
     Raises:
       TypeError: an unknown option.

@@ -11,9 +11,14 @@ from psann_jax.config import Config
 from psann_jax.data import DataConfig
 from psann_jax.fields import from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
+from psann_jax.interop.psannlm_geometry import SPARSE_NAMES, sparse_fields
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import OptimizerConfig
 
+# psannlm's names of options that some bases lack -> the field here.
+_OWN_NAMES = {"sine_params": "sine", "wave_replace": "wave", "wave_interleave": "wave"} | {
+    name: "geometry" for name in SPARSE_NAMES
+}
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32", "none": "float32"}
 _TRAIN = {
     "epochs": "epochs",
@@ -76,10 +81,15 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
         del fields["attn_impl"]
     if "wave" in known:
         fields |= _wave_mode(fields)
+    if base == "geosparse":
+        fields, sparse = sparse_fields(fields)
+        fields |= sparse
     fields = {WAVE_NAMES.get(name, name): value for name, value in fields.items()}
     for name in fields:
         if name not in known:
-            near = nearest(name, sorted((known | set(WAVE_NAMES) | set(given)) - {name}))
+            near = bases.elsewhere(_OWN_NAMES.get(name, name)) or nearest(
+                name, sorted((known | set(WAVE_NAMES) | set(given)) - {name})
+            )
             raise TypeError(f"psannLM(base={base!r}) has no argument {name!r}{near}")
     return fields
 

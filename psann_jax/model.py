@@ -110,8 +110,21 @@ def _next(tokens: jax.Array, seq: Seq) -> jax.Array:
 
 
 def parameter_count(model: Any) -> int:
-    """Numbers in the model's parameters; also of a `jax.eval_shape` of it."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
+    """Numbers in the model's parameters, index tables left out; also of a `jax.eval_shape`."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trainable(model)))
+
+
+def trainable(model: Any) -> Any:
+    """The tree without its index tables: what has a gradient, moments and weight decay."""
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, model)
+
+
+def with_trained(model: Any, weights: Any) -> Any:
+    """The model with `weights`, which `trainable` or a step made of it, and its own tables."""
+    leaves, tree = jax.tree.flatten(model)
+    new = iter(jax.tree.leaves(weights))
+    is_float = [jnp.issubdtype(a.dtype, jnp.floating) for a in leaves]
+    return tree.unflatten([next(new) if f else a for a, f in zip(leaves, is_float, strict=True)])
 
 
 def matrices(model: Any) -> Any:
@@ -122,7 +135,7 @@ def matrices(model: Any) -> Any:
     """
 
     def of(leaf: Any) -> Any:
-        axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else ()
+        axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Param) else ()
         return jax.tree.map(lambda _: len(axes or ()) >= 2, leaf)
 
     return jax.tree.map(of, model, is_leaf=lambda x: isinstance(x, nnx.Variable))

@@ -23,7 +23,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
     "heads": "tensor",
     "vocab": "tensor",
     "norm": None,
-    "tap": None,
 }
 
 
@@ -103,7 +102,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     def of(path, leaf):
         axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Variable) else None
-        if axes is None:
+        if axes is None or not jax.tree.leaves(leaf):  # a moment that an index table has not
             return jax.tree.map(lambda _: NamedSharding(mesh, P()), leaf)
         where = spec((None,) * (leaf.ndim - len(axes)) + tuple(axes))
         _check(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape, where, mesh)

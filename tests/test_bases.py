@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from psann_jax import bases, sharding
-from psann_jax.model import LM
+from psann_jax.model import LM, trainable, with_trained
+from psann_jax.nn.mixed import MixedConfig
+from psann_jax.nn.sparse import GeometryConfig
 from psann_jax.seq import Batch, Seq
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import init_state
@@ -27,14 +29,37 @@ VARIANTS = {
     "waveresnet-replace": ("waveresnet", {"wave": "replace"}),
     "waveresnet-off": ("waveresnet", {"wave": "off"}),
     "transformer-alibi": ("transformer", {"positional_encoding": "alibi"}),
+    "transformer-modern": ("transformer", {"norm": "rms", "mlp_activation": "swiglu"}),
+    "respsann-no-norm": ("respsann", {"norm": "none", "mlp_activation": "tanh"}),
+    "sgrpsann-short": ("sgrpsann", {"k_fft": 4, "gate_groups": "full", "gate_init": 1.0}),
+    "sgrpsann-fourier": ("sgrpsann", {"k_fft": 7, "gate_type": "fourier_features"}),
+    "geosparse-random": (
+        "geosparse",
+        {"geometry": GeometryConfig(pattern="random", k=3, depth=2, wrap_mode="wrap")},
+    ),
+    "geosparse-mixed": (
+        "geosparse",
+        {
+            "mlp_activation": "mixed",
+            "mixed": MixedConfig(types=("relu", "sine", "tanh"), ratios=(0.5, 0.3, 0.2)),
+            "geometry": GeometryConfig(k=12, radius=2),
+        },
+    ),
 }
 
 
 def _perturbed(model):
     """Moves norms, biases, scales and sines off their start, so that each matters."""
-    leaves, tree = jax.tree.flatten(model)
-    rng = np.random.default_rng(1)
-    return tree.unflatten([a + 0.1 * rng.standard_normal(a.shape).astype("f") for a in leaves])
+    rng, weights = np.random.default_rng(1), trainable(model)
+    moved = jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape).astype("f"), weights)
+    return with_trained(model, moved)
+
+
+@jax.jit
+def _gradients(model, batch):
+    """Leaves of the gradient, in order."""
+    loss = lambda weights: loss_fn(with_trained(model, weights), batch)  # noqa: E731
+    return jax.tree.leaves(jax.grad(loss)(trainable(model)))
 
 
 @functools.cache
@@ -153,8 +178,8 @@ def test_scanned_gradients_equal_unrolled_ones(variant):
     batch, grads = _batch(B, T), []
     for scan in (False, True):
         _, model = _made(variant, scan_layers=scan)
-        grads.append(jax.jit(jax.grad(loss_fn))(model, batch))
-    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        grads.append(_gradients(model, batch))
+    for a, b in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * max(1.0, float(np.abs(b).max())), rtol=0)
 
 
@@ -162,7 +187,7 @@ def test_rematerialised_gradients_equal_saved_ones():
     batch, grads = _batch(B, T), []
     for remat in ("none", "dots", "full"):
         _, model = _made("waveresnet", remat=remat)
-        grads.append(jax.tree.leaves(jax.jit(jax.grad(loss_fn))(model, batch)))
+        grads.append(_gradients(model, batch))
     for none, dots, full in zip(*grads, strict=True):
         np.testing.assert_allclose(dots, none, atol=1e-5, rtol=1e-4)
         np.testing.assert_allclose(full, none, atol=1e-5, rtol=1e-4)
@@ -198,6 +223,7 @@ def _losses(name, mesh_shape):
     return losses, state.model
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("name", bases.names())
 def test_meshes_train_as_one_device(name, mesh):
@@ -210,6 +236,7 @@ def test_meshes_train_as_one_device(name, mesh):
         assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("name", bases.names())
 def test_fsdp_spreads_weights_and_moments(name):
     base = bases.get(name)(**SIZES)

@@ -120,6 +120,25 @@ def test_an_option_reaches_the_base(option, field, value):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"base": "sgrpsann", "k_fft": 8, "gate_groups": "full"},
+        {"base": "geosparse", "geosparse_k": 4, "geosparse_pattern": "random"},
+        {"base": "geosparse", "geosparse_activation": "mixed"},
+        {"base": "transformer", "norm": "rms", "mlp_activation": "swiglu"},
+    ],
+    ids=str,
+)
+def test_every_base_fits_saves_loads_and_generates(data, options, tmp_path):
+    sizes = {k: v for k, v in SIZES.items() if k != "d_mlp"}
+    lm = psannLM(**sizes, **options).fit(data, **ONE_STEP)
+    lm.save(tmp_path / "model")
+    again = psannLM.load(tmp_path / "model")
+    assert _equal(again, lm)
+    assert again.generate("the cat", **GREEDY) == lm.generate("the cat", **GREEDY)
+
+
+@pytest.mark.parametrize(
     ("option", "field", "value"),
     [
         ("freq_init", "frequency", 3.0),
@@ -150,7 +169,13 @@ def test_a_default_is_that_of_psannlm():
         ({"n_layer": 3}, "has no argument 'n_layer'; did you mean 'n_layers'"),
         ({"wave_interleaved": True}, "no argument 'wave_interleaved'"),
         ({"base": "respsann", "wave_kernel_size": 3}, "psannLM.base='respsann'. has no argument"),
-        ({"base": "transformer", "sine_params": {}}, "has no argument 'sine_params'"),
+        ({"base": "respsann", "wave_interleave": True}, "it is an option of waveresnet"),
+        (
+            {"base": "transformer", "sine_params": {}},
+            "no argument 'sine_params'; it is an option of geosparse, respsann, sgrpsann",
+        ),
+        ({"base": "waveresnet", "geosparse_k": 4}, "it is an option of geosparse"),
+        ({"base": "geosparse", "k_fft": 4}, "it is an option of sgrpsann"),
         ({"attn_impl": "flash"}, "no argument 'attn_impl'"),
     ],
 )
@@ -168,6 +193,14 @@ def test_an_unknown_argument_names_the_nearest(option, said):
         ({"dropout": 1.5}, "dropout=1.5"),
         ({"sine_params": {"freq_int": 1}}, "did you mean 'freq_init'"),
         ({"mlp_activation": "swish"}, "mlp_activation='swish' must be one of sine"),
+        (
+            {"mlp_activation": "gelu", "sine_params": {"freq_init": 2}},
+            "no effect with base.mlp_activation='gelu'",
+        ),
+        ({"wave_interleave": False, "wave_kernel_size": 5}, "no effect with base.wave='off'"),
+        ({"base": "geosparse", "geosparse_shape": (3, 5)}, r"shape=\(3, 5\) holds 15 features"),
+        ({"base": "geosparse", "geosparse_k": 0}, "base.geometry.k=0 must be at least 1"),
+        ({"base": "sgrpsann", "k_fft": 1}, "base.k_fft=1 must be at least 2"),
     ],
 )
 def test_a_value_that_is_refused_is_named(option, said):

@@ -11,6 +11,8 @@ from psann_jax import bases, sharding
 from psann_jax.model import LM
 from psann_jax.train.state import named_arrays
 
+pytestmark = pytest.mark.mesh
+
 
 def _abstract(**fields):
     sizes = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}

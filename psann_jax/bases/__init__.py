@@ -1,16 +1,21 @@
 """Bases by name: `get("waveresnet")(vocab_size=512)`. A base says which mixers repeat."""
 
 from psann_jax.bases.base import Base
-from psann_jax.bases.registry import from_tree, get, name_of, names, register, to_tree
+from psann_jax.bases.geosparse import GeoSparse
+from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
+from psann_jax.bases.sgrpsann import SGRPSANN
 from psann_jax.bases.transformer import Transformer
 from psann_jax.bases.waveresnet import WaveResNet
 
 __all__ = [
     "Base",
+    "GeoSparse",
     "ResPSANN",
+    "SGRPSANN",
     "Transformer",
     "WaveResNet",
+    "elsewhere",
     "from_tree",
     "get",
     "name_of",

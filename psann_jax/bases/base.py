@@ -25,8 +25,6 @@ class Base:
     scan_layers: bool = False  # compile one layer and loop over it; for deep models
     remat: str = "none"  # none, dots or full: what the backward pass computes again
 
-    final_norm = "rms"
-
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp"):
             value = getattr(self, name)
@@ -35,8 +33,7 @@ class Base:
         self._choice("positional_encoding", POSITIONS)
         self._choice("dtype", DTYPES)
         self._choice("remat", tuple(REMAT))
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"base.dropout={self.dropout} must be in [0, 1)")
+        self._share("dropout")
         self._check_heads()
 
     def _check_heads(self) -> None:
@@ -55,6 +52,23 @@ class Base:
         if self.positional_encoding == "sinusoidal" and d % 2:
             raise ValueError(f"base.d_model={d} must be even for positional_encoding='sinusoidal'")
 
+    def _share(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"base.{name}={value} must be in [0, 1)")
+
+    def _idle(self, *names: str, because: str) -> None:
+        """Refuses fields that were given a value and that nothing reads."""
+        fields = {f.name: f for f in dataclasses.fields(self)}
+        for name in names:
+            field, value, reason = fields[name], getattr(self, name), getattr(self, because)
+            make = field.default_factory
+            if value != (field.default if make is dataclasses.MISSING else make()):
+                raise ValueError(
+                    f"base.{name}={value!r} has no effect with base.{because}={reason!r}; "
+                    f"leave base.{name} out, or change base.{because}"
+                )
+
     def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
         if (value := getattr(self, name)) not in allowed:
             raise ValueError(f"base.{name}={value!r} must be one of {', '.join(allowed)}")
@@ -63,6 +77,11 @@ class Base:
     def mlp_features(self) -> int:
         """F, the width of the MLP."""
         return self.d_mlp or 4 * self.d_model
+
+    @property
+    def final_norm(self) -> str:
+        """The norm before the head, one of nn.norm.NORMS."""
+        return "rms"
 
     def pattern(self) -> Pattern:
         """The blocks of one period, each a tuple of residual sublayers, in order."""

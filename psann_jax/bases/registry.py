@@ -44,12 +44,19 @@ def names() -> list[str]:
     return sorted(_BASES)
 
 
-def name_of(base: Base) -> str:
-    """The name under which a config's class is registered."""
+def elsewhere(field: str) -> str:
+    """'; it is an option of ...' for a field that only other bases have, or nothing."""
+    having = [n for n in names() if field in {f.name for f in dataclasses.fields(_BASES[n])}]
+    return f"; it is an option of {', '.join(having)}" if having else ""
+
+
+def name_of(base: Base | type[Base]) -> str:
+    """The name under which a config's class, or the class itself, is registered."""
+    wanted = base if isinstance(base, type) else type(base)
     for name, cls in _BASES.items():
-        if cls is type(base):
+        if cls is wanted:
             return name
-    raise ValueError(f"{type(base).__qualname__} is not registered; decorate it with @register")
+    raise ValueError(f"{wanted.__qualname__} is not registered; decorate it with @register")
 
 
 def to_tree(base: Base) -> dict[str, Any]:
@@ -64,4 +71,9 @@ def from_tree(tree: dict[str, Any]) -> Base:
       ValueError: an unknown base or field, or a value that the base refuses.
     """
     values = dict(tree)
-    return fields.from_tree(get(values.pop("name", "")), values, "base.")
+    cls = get(values.pop("name", ""))
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values.keys() - known:
+        if where := elsewhere(name):
+            raise ValueError(f"base {name_of(cls)!r} has no field {name!r}{where}")
+    return fields.from_tree(cls, values, "base.")

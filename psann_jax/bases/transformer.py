@@ -1,4 +1,4 @@
-"""The yardstick: a pre-LayerNorm transformer with a pointwise MLP."""
+"""The yardsticks: a pre-LayerNorm transformer, and a modern one with RMSNorm and SwiGLU."""
 
 import dataclasses
 from functools import partial
@@ -6,24 +6,44 @@ from functools import partial
 from psann_jax.bases.base import Base
 from psann_jax.bases.registry import register
 from psann_jax.nn.block import Pattern
-from psann_jax.nn.mlp import MLP
+from psann_jax.nn.mlp import MLP, GatedMLP
 from psann_jax.nn.sine import POINTWISE, SineConfig
+
+GATED = {"swiglu": "silu", "geglu": "gelu"}  # arXiv 2002.05202
 
 
 @register("transformer")
 @dataclasses.dataclass(kw_only=True)
 class Transformer(Base):
-    """Attention and an MLP, each behind a LayerNorm, without scales or sines."""
+    """Attention and an MLP, each behind a norm, without scales or sines.
 
-    mlp_activation: str = "gelu"  # gelu, relu or tanh
+    By default psannlm's: LayerNorm, exact GELU. The modern one is norm="rms",
+    mlp_activation="swiglu"; its MLP has three matrices, so that d_mlp=None is 8/3 d_model there,
+    rounded up to a multiple of 8, which keeps the number of parameters.
+    """
 
-    final_norm = "layer"
+    norm: str = "layer"  # layer or rms, the last one too
+    mlp_activation: str = "gelu"  # gelu, relu, tanh; swiglu, geglu: gated, without biases
 
     def __post_init__(self):
         super().__post_init__()
-        self._choice("mlp_activation", tuple(POINTWISE))
+        self._choice("norm", ("layer", "rms"))
+        self._choice("mlp_activation", (*POINTWISE, *GATED))
+
+    @property
+    def final_norm(self) -> str:
+        return self.norm
+
+    @property
+    def mlp_features(self) -> int:
+        if self.d_mlp is None and self.mlp_activation in GATED:
+            return -(-8 * self.d_model // 24) * 8
+        return super().mlp_features
 
     def pattern(self) -> Pattern:
-        mlp = partial(MLP, d_mlp=self.mlp_features, act=self.mlp_activation, sine=SineConfig())
-        attention = self.residual(self.attention(), norm="layer")
-        return ((attention, self.residual(mlp, norm="layer")),)
+        gated = GATED.get(self.mlp_activation)
+        kind = GatedMLP if gated else MLP
+        act = gated or self.mlp_activation
+        mlp = partial(kind, d_mlp=self.mlp_features, act=act, sine=SineConfig())
+        attention = self.residual(self.attention(), norm=self.norm)
+        return ((attention, self.residual(mlp, norm=self.norm)),)

@@ -31,20 +31,25 @@ class WaveResNet(ResPSANN):
         for name in ("kernel", "dilation_growth"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"base.{name}={value} must be at least 1")
-        if not 0 <= self.wave_dropout < 1:
-            raise ValueError(f"base.wave_dropout={self.wave_dropout} must be in [0, 1)")
+        self._share("wave_dropout")
+        if self.wave in ("off", "psannlm-attention-only"):
+            self._idle("kernel", "dilation_growth", "wave_dropout", because="wave")
 
     def _block(self, layer: int) -> tuple[SublayerFactory, ...]:
-        attention, dilation = self.residual(self.attention()), self.dilation_growth**layer
+        attention, dilation = self.attend(), self.dilation_growth**layer
         kind = {"act": self.mlp_activation, "sine": self.sine}
         wave = partial(Wave, kernel=self.kernel, dilation=dilation, **kind)
         branch = partial(Residual, mixer=wave, dropout=self.wave_dropout)
+        scaled = {"alpha": self.alpha_init, "drop_path": self.drop_path}
         return {
             "interleave": (attention, self.mlp(), branch),
-            "replace": (attention, partial(branch, alpha=1.0)),
+            "replace": (attention, partial(branch, norm=self.norm, **scaled)),
             "off": (attention, self.mlp()),
-            "psannlm-replace": (attention, partial(Replacing, mixer=branch, alpha=1.0)),
-            "psannlm-attention-only": (attention, self.residual(Nothing, alpha=1.0)),
+            "psannlm-replace": (
+                attention,
+                partial(Replacing, mixer=branch, norm=self.norm, **scaled),
+            ),
+            "psannlm-attention-only": (attention, self.branch(Nothing)),
         }[self.wave]
 
     def pattern(self) -> Pattern:

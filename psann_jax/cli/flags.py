@@ -7,6 +7,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+from psann_jax.bases import elsewhere
 from psann_jax.config import Config, checked, leaves, nearest
 
 _CONFIG = "--config"
@@ -84,7 +85,9 @@ def _refuse_unknown(argv: list[str], default: Config) -> None:
         if name.startswith(_CONFIG + "."):
             field = name.removeprefix(_CONFIG + ".")
             if field not in known:
-                raise ValueError(f"config has no field {field!r}{nearest(field, known)}")
+                where = elsewhere(field.removeprefix("base.").split(".")[0])
+                hint = where if field.startswith("base.") else ""
+                raise ValueError(f"config has no field {field!r}{hint or nearest(field, known)}")
         elif name not in (_CONFIG, "--workdir"):
             raise ValueError(f"{name} is no flag{nearest(name, (_CONFIG, '--workdir'))}")
 

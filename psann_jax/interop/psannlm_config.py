@@ -7,6 +7,7 @@ from typing import Any
 from psann_jax import bases
 from psann_jax.bases import Base
 from psann_jax.fields import from_tree, nearest
+from psann_jax.interop.psannlm_geometry import SPARSE_NAMES, sparse_fields
 from psann_jax.nn.sine import PARAMETERS, SineConfig
 
 _SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp", "dropout")
@@ -39,6 +40,8 @@ def base_config(base_name: str, config: Mapping[str, Any], dtype: str = "float32
     if base_name == "waveresnet":
         modes = bool(config.get("wave_interleave")), bool(config.get("wave_replace"))
         fields["wave"] = _MODES[modes]
+        if not modes[0]:  # without the wave psannlm reads none of its options
+            fields = {k: v for k, v in fields.items() if k not in WAVE_NAMES.values()}
     return bases.get(base_name)(**fields)
 
 
@@ -46,6 +49,8 @@ def flat_fields(base_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the base that psannlm's flat arguments set, without the wave's mode."""
     known = {f.name for f in dataclasses.fields(bases.get(base_name))}
     fields: dict[str, Any] = {}
+    if base_name == "geosparse":
+        config, fields = sparse_fields(config)
     for name, value in config.items():
         if name in ("wave_interleave", "wave_replace") and "wave" in known:
             continue
@@ -71,9 +76,10 @@ def _translated(base_name: str, name: str, value: Any, known: set[str]) -> dict[
 
 
 def _unknown(base_name: str, name: str, known: set[str]) -> str:
-    return (
-        f"base {base_name!r} has no option {name!r}{nearest(name, sorted(known | set(WAVE_NAMES)))}"
-    )
+    if where := bases.elsewhere(WAVE_NAMES.get(name, name)):
+        return f"base {base_name!r} has no option {name!r}{where}"
+    theirs = SPARSE_NAMES if base_name == "geosparse" else WAVE_NAMES if "wave" in known else ()
+    return f"base {base_name!r} has no option {name!r}{nearest(name, sorted({*known, *theirs}))}"
 
 
 def sine_config(options: Mapping[str, Any] | object) -> SineConfig:

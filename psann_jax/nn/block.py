@@ -11,7 +11,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from psann_jax.nn.dropout import dropout
+from psann_jax.nn.dropout import drop_path, dropout
 from psann_jax.nn.norm import NORMS
 from psann_jax.seq import Seq
 from psann_jax.sharding import constrain
@@ -47,6 +47,7 @@ class Residual(nnx.Module):
     Args:
       alpha: start of a learned scale [1] of the branch; None: no scale.
       dropout: share of the branch's outputs dropped in training.
+      drop_path: share of rows that the branch is dropped for in training.
     """
 
     def __init__(
@@ -57,17 +58,19 @@ class Residual(nnx.Module):
         norm: str = "rms",
         alpha: float | None = None,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.norm = NORMS[norm](d_model)
         self.mixer = mixer(d_model, rngs=rngs)
         start = None if alpha is None else jnp.full((1,), alpha, jnp.float32)
         self.alpha = None if start is None else nnx.Param(start, axes=(None,))
-        self.dropout = dropout
+        self.dropout, self.drop_path = dropout, drop_path
 
     def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]
         y, state = self.mixer(self.norm(x), seq, state)
         y = dropout(y, self.dropout, seq.key)
+        y = drop_path(y, self.drop_path, seq.fold(2).key)
         y = y if self.alpha is None else (self.alpha[...] * y.astype(jnp.float32)).astype(y.dtype)
         return constrain(self._join(x, y), "batch", "length", None), state
 

@@ -34,4 +34,18 @@ class LayerNorm(nnx.Module):
         return (unit * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
-NORMS: dict[str, Callable[[int], nnx.Module]] = {"rms": RMSNorm, "layer": LayerNorm}
+class NoNorm(nnx.Module):
+    """x as it is."""
+
+    def __init__(self, d_model: int):
+        pass
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
+        return x
+
+
+NORMS: dict[str, Callable[[int], nnx.Module]] = {
+    "rms": RMSNorm,
+    "layer": LayerNorm,
+    "none": NoNorm,
+}

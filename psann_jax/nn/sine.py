@@ -93,7 +93,11 @@ class Sine(nnx.Module):
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """[..., F] -> [..., F]."""
-        return sine(z, *map(self.value, PARAMETERS), envelope=self.envelope)
+        return sine(z, *self.values(), envelope=self.envelope)
+
+    def values(self) -> list[jax.Array]:
+        """Amplitude, frequency and damping, each [F] and positive."""
+        return [self.value(name) for name in PARAMETERS]
 
     def value(self, name: str) -> jax.Array:
         """What the raw parameter `name` stands for, [F] and positive."""
@@ -138,6 +142,7 @@ def gelu(z: jax.Array) -> jax.Array:
 
 
 POINTWISE = {"gelu": gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
+_ALL = {**POINTWISE, "silu": jax.nn.silu}  # silu: of gated MLPs
 ACTIVATIONS = ("sine", *POINTWISE)
 
 
@@ -147,4 +152,4 @@ def activation(
     """The activation `name` over [..., features]; `axis` is its features' logical axis."""
     if name == "sine":
         return Sine(features, config, axis=axis, rngs=rngs)
-    return Pointwise(POINTWISE[name])
+    return Pointwise(_ALL[name])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from psann_jax.nn.linear import Linear
 from psann_jax.nn.sine import SineConfig, activation
-from psann_jax.ops.conv import causal_conv, span
+from psann_jax.ops.conv import causal_conv, last_inputs, span
 from psann_jax.seq import Seq
 
 
@@ -28,7 +28,7 @@ class Wave(nnx.Module):
     ):
         self.dilation, limit = dilation, kernel**-0.5
         taps = jax.random.uniform(rngs.params(), (kernel, d_model), minval=-limit, maxval=limit)
-        self.taps = nnx.Param(taps, axes=("tap", "norm"))
+        self.taps = nnx.Param(taps, axes=(None, "norm"))
         self.act = activation(act, d_model, sine, axis="norm", rngs=rngs)
         self.proj = Linear(d_model, d_model, ("embed", "heads"), bias=True, rngs=rngs)
 
@@ -39,18 +39,11 @@ class Wave(nnx.Module):
         y, history = causal_conv(
             x, self.taps[...], dilation=self.dilation, past=state, positions=positions
         )
-        return self.proj(self.act(y)), None if state is None else self._last(history, seq)
+        if state is not None:
+            reach = span(self.taps.shape[0], self.dilation)
+            state = last_inputs(history, reach, seq.segments)
+        return self.proj(self.act(y)), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> jax.Array:
         width, d_model = self.taps.shape[-2:]
         return jnp.zeros((batch, span(width, self.dilation), d_model), dtype)
-
-    def _last(self, history: jax.Array, seq: Seq) -> jax.Array:
-        """The inputs before the next token, which follows the last one that is no padding."""
-        reach = span(self.taps.shape[0], self.dilation)
-        length = history.shape[1] - reach
-        if seq.segments is None:
-            return history[:, length:]
-        real = jnp.arange(1, length + 1) * (seq.segments > 0)
-        end = jnp.max(real, axis=1)  # [B]
-        return jax.vmap(lambda h, e: jax.lax.dynamic_slice_in_dim(h, e, reach))(history, end)

@@ -43,3 +43,17 @@ def causal_conv(
             seen = jnp.where(positions[..., None] >= lag, seen, 0)
         y = y + seen.astype(jnp.float32) * taps[i]
     return y.astype(x.dtype), history
+
+
+def last_inputs(history: jax.Array, reach: int, segments: jax.Array | None) -> jax.Array:
+    """The `reach` inputs before the next token, which follows the last one that is no padding.
+
+    Args:
+      history: [B, reach + T, D], as `causal_conv` returns it.
+      segments: [B, T], 0 on padding; None: there is none.
+    """
+    length = history.shape[1] - reach
+    if segments is None:
+        return history[:, length:]
+    end = jnp.max(jnp.arange(1, length + 1) * (segments > 0), axis=1)  # [B]
+    return jax.vmap(lambda h, e: jax.lax.dynamic_slice_in_dim(h, e, reach))(history, end)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from psann_jax import sharding
+from psann_jax.model import trainable
 
 
 @jax.tree_util.register_dataclass
@@ -18,7 +19,7 @@ class TrainState:
     """A pure pytree. The place in the data is a function of `step`, so it is not in here."""
 
     step: jax.Array  # [] int32, updates done
-    model: Any  # an nnx.Module used as a pytree; every leaf a float32 Param
+    model: Any  # an nnx.Module used as a pytree; every leaf a float32 Param, or an int32 Table
     opt_state: optax.OptState
     key: jax.Array  # [] PRNG key; folded with `step`, never split
 
@@ -45,7 +46,7 @@ def init_state(
         init_key, step_key = jax.random.split(key)
         fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
         model = fresh if model is None else _with_leaves_of(fresh, model)
-        return TrainState(jnp.int32(0), model, optimizer.init(model), step_key)
+        return TrainState(jnp.int32(0), model, optimizer.init(trainable(model)), step_key)
 
     key = jax.random.key(seed)
     where = sharding.shardings(jax.eval_shape(init, key, model), mesh)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from psann_jax.model import trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy
 from psann_jax.seq import Batch, Seq
 from psann_jax.train.state import TrainState
@@ -38,27 +39,31 @@ def train_step(
     over the micro-batches; so is the gradient.
     """
     step_key = jax.random.fold_in(state.key, state.step)
-    loss = functools.partial(loss_fn, label_smoothing=label_smoothing)
+    weights = trainable(state.model)
+
+    def loss(weights, rows: Batch, *, key: jax.Array) -> jax.Array:
+        model = with_trained(state.model, weights)
+        return loss_fn(model, rows, label_smoothing=label_smoothing, key=key)
 
     def micro(carry, indexed):
         index, rows = indexed
         key = jax.random.fold_in(step_key, index)
-        nats, grads = jax.value_and_grad(loss)(state.model, rows, key=key)
+        nats, grads = jax.value_and_grad(loss)(weights, rows, key=key)
         return jax.tree.map(jnp.add, carry, (grads, nats)), None
 
     accumulated = batch.inputs.shape[0]
     if accumulated == 1:  # spares a loop and a copy of the gradients
         only = jax.tree.map(lambda a: a[0], batch)
         key = jax.random.fold_in(step_key, 0)
-        nats, grads = jax.value_and_grad(loss)(state.model, only, key=key)
+        nats, grads = jax.value_and_grad(loss)(weights, only, key=key)
     else:
-        zero = jax.tree.map(jnp.zeros_like, state.model), jnp.float32(0)
+        zero = jax.tree.map(jnp.zeros_like, weights), jnp.float32(0)
         (grads, nats), _ = jax.lax.scan(micro, zero, (jnp.arange(accumulated), batch))
     tokens = jnp.sum(batch.weights)
     share = 1.0 / jnp.maximum(tokens, 1.0)
     grads = jax.tree.map(lambda g: g * share, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, weights)
+    model = with_trained(state.model, optax.apply_updates(weights, updates))
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, model, opt_state, state.key), metrics
 

@@ -74,7 +74,49 @@ def test_the_wave_is_off_unless_asked_as_in_psannlm():
     ],
 )
 def test_an_argument_sets_its_field(theirs, value, ours):
-    assert getattr(base_config("waveresnet", {theirs: value}), ours) == value
+    assert (
+        getattr(base_config("waveresnet", {"wave_interleave": True, theirs: value}), ours) == value
+    )
+
+
+def test_options_of_a_wave_that_is_off_are_read_past_as_in_psannlm():
+    assert base_config("waveresnet", {"wave_kernel_size": 5}).kernel == 3
+
+
+SPARSE = {
+    "geosparse_k": 5,
+    "geosparse_seed": 3,
+    "geosparse_shape": "4x8",
+    "geosparse_offsets": [[0, 1], [1, 0]],
+    "geosparse_depth": 2,
+    "geosparse_wrap_mode": "wrap",
+    "geosparse_norm": "none",
+    "geosparse_residual_alpha_init": 0.5,
+    "geosparse_drop_path_max": 0.1,
+    "geosparse_activation": "mixed",
+    "geosparse_activation_types": ["psann", "relu"],
+    "geosparse_activation_ratios": [0.25, 0.75],
+    "geosparse_activation_layout": "contiguous",
+    "geosparse_compute_mode": "scatter",
+    "geosparse_chunk_size": 16,
+    "d_mlp": 32,
+}
+
+
+def test_the_sparse_arguments_set_geometry_mix_and_block():
+    base = base_config("geosparse", SPARSE)
+    geometry, mixed = base.geometry, base.mixed
+    assert (geometry.k, geometry.seed, geometry.depth) == (5, 3, 2)
+    assert (geometry.shape, geometry.offsets) == ((4, 8), ((0, 1), (1, 0)))
+    assert (geometry.wrap_mode, base.norm, base.alpha_init) == ("wrap", "none", 0.5)
+    assert (base.mlp_activation, base.drop_path) == ("mixed", 0.1)
+    assert (mixed.types, mixed.ratios) == (("sine", "relu"), (0.25, 0.75))
+    assert (mixed.layout, mixed.seed) == ("contiguous", 3)
+
+
+def test_an_option_of_another_base_says_whose_it_is():
+    with pytest.raises(ValueError, match="has no option 'k_fft'; it is an option of sgrpsann"):
+        base_config("respsann", {"k_fft": 16})
 
 
 @pytest.mark.parametrize("name", ["positional_encoding", "pos_enc"])

@@ -42,12 +42,14 @@ def test_rows_of_a_step_are_those_that_fit_its_tokens(corpus, batch_tokens, trai
     assert (plan.batch_rows, plan.tokens_per_step) == (rows, rows * 8)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 1, 4)], ids=str)
 def test_the_mesh_does_not_decide_the_rows_of_a_step(corpus, mesh):
     plan = make_plan(_config(8 * 39, mesh=MeshConfig(**dict(zip(AXES, mesh, strict=True)))), corpus)
     assert (plan.batch_rows, plan.steps) == (39, 2)
 
 
+@pytest.mark.mesh
 def test_empty_rows_fill_up_devices_and_micro_batches(corpus):
     assert make_plan(_config(8 * 39, grad_accum_steps=2), corpus).rows_multiple == 16
 
@@ -70,6 +72,7 @@ def test_steps_go_before_epochs(corpus):
     assert make_plan(_config(steps=7, epochs=100), corpus).steps == 7
 
 
+@pytest.mark.mesh
 def test_tensor_parallel_devices_share_rows(corpus):
     plan = make_plan(_config(16, mesh=MeshConfig(data=2, tensor=4)), corpus)
     assert plan.batch_rows == 2
@@ -91,6 +94,7 @@ def test_parameters_are_those_of_the_model(corpus):
     assert make_plan(_config(), corpus).parameters == parameter_count(model)
 
 
+@pytest.mark.mesh
 def test_description_says_base_steps_and_mesh(corpus):
     config = _config()
     said = make_plan(config, corpus).describe(config)

@@ -264,17 +264,20 @@ def moved(tiny, tmp_path_factory):
     return saved, restored, model, where
 
 
+@pytest.mark.mesh
 def test_a_state_is_exact_on_another_mesh(moved):
     saved, restored, _, _ = moved
     _assert_equal(saved, restored)
 
 
+@pytest.mark.mesh
 def test_a_state_lies_where_the_new_mesh_wants_it(moved):
     _, restored, _, where = moved
     for array, sharding_ in zip(*map(jax.tree.leaves, (restored.model, where.model)), strict=True):
         assert array.sharding.is_equivalent_to(sharding_, array.ndim)
 
 
+@pytest.mark.mesh
 def test_the_model_alone_is_exact_and_placed(moved):
     saved, _, model, where = moved
     for a, b, s in zip(*map(jax.tree.leaves, (saved.model, model, where.model)), strict=True):

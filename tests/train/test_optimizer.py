@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psann_jax import bases
 from psann_jax.interop import psannlm
 from psann_jax.seq import Batch
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
@@ -86,10 +87,10 @@ def _decayed(model, **config):
     return {name for name, moves in moved.items() if moves}, set(moved)
 
 
-@pytest.mark.parametrize("base", ["respsann", "waveresnet", "transformer"])
+@pytest.mark.parametrize("base", bases.names())
 def test_matrices_alone_decay_in_stacked_layers(decayed_in, base):
     decayed, names = decayed_in(base)
-    assert decayed == {n for n in names if n.endswith(("kernel", "table", "taps"))}
+    assert decayed == {n for n in names if n.endswith(("kernel", "table", "taps", "weight"))}
 
 
 @pytest.mark.parametrize("part", [*SINES, "alpha", "bias", "scale"])
