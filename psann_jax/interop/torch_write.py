@@ -3,8 +3,6 @@
 Source: the layout that torch 2 writes (pickle protocol 2, storages aligned to 64 bytes).
 """
 
-from collections.abc import Iterator
-import contextlib
 import os
 from pathlib import Path
 import struct
@@ -15,6 +13,7 @@ import numpy as np
 
 from psann_jax.interop.torch_pickle import MOST_DEPTH
 from psann_jax.interop.torch_tensor import DTYPES
+from psann_jax.interop.whole_file import whole_file
 
 _STORAGES = {dtype: name.removeprefix("torch.") for name, dtype in DTYPES.items()}
 _FOLDER, _ALIGNMENT, _HEADER = "archive", 64, 30  # bytes of an entry's header without its name
@@ -27,27 +26,12 @@ def write(path: str | os.PathLike, tree: Any) -> None:
     Raises:
       ValueError: the tree holds something else, or the file cannot be written; names it.
     """
-    path = Path(path)
     pickle = _Pickle()
-    pickle.add(tree, path.name)
-    part = path.with_name(path.name + ".part")
-    try:
-        with _removed_on_failure(part), part.open("wb") as file:
-            _write_zip(file, pickle)
-            file.flush()
-            os.fsync(file.fileno())
-            part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error}") from None
-
-
-@contextlib.contextmanager
-def _removed_on_failure(part: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    pickle.add(tree, Path(path).name)
+    with whole_file(path) as part, part.open("wb") as file:
+        _write_zip(file, pickle)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_zip(file: BinaryIO, pickle: "_Pickle") -> None:
