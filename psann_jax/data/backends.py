@@ -8,6 +8,12 @@ import pathlib
 
 from psann_jax.data.text import pieces
 from psann_jax.data.tokenizer import Tokenizer
+from psann_jax.data.tokenizer_psannlm import (
+    KINDS,
+    PSANNLM,
+    PsannlmCharTokenizer,
+    PsannlmTokenizer,
+)
 
 # In the order in which "auto" tries them; the package each needs.
 _PACKAGES = {"sentencepiece": "sentencepiece", "hf": "tokenizers", "char": "numpy"}
@@ -46,7 +52,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
 def from_bytes(content: bytes, name: str) -> Tokenizer:
     """The tokenizer in the content of a model file; `name` is for the error message."""
     try:
-        return _backend(chosen_kind(_kind_of(content))).from_bytes(content)
+        return _reader_of(content).from_bytes(content)
     except ValueError as error:
         raise ValueError(
             f"data.tokenizer_path={name!r} holds no usable tokenizer: {error}; "
@@ -93,13 +99,38 @@ def _backend(kind: str) -> type:
     return backend
 
 
-def _kind_of(content: bytes) -> str:
+def psannlm_backend(name: object) -> type[PsannlmTokenizer]:
+    """The class of what psannlm calls a backend.
+
+    Raises:
+      ValueError: psannlm has no such backend, or its package is not installed.
+    """
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"backend must be one of psannlm's: {', '.join(KINDS)}")
+    if not _installed(kind):
+        raise ValueError(f"backend={name!r} needs a package; pip install {_PACKAGES[kind]}")
+    if kind == "sentencepiece":
+        from psann_jax.data.tokenizer_psannlm_sentencepiece import (
+            PsannlmSentencePieceTokenizer as backend,
+        )
+    elif kind == "hf":
+        from psann_jax.data.tokenizer_psannlm_hf import PsannlmHFTokenizer as backend
+    else:
+        backend = PsannlmCharTokenizer
+    return backend
+
+
+def _reader_of(content: bytes) -> type:
+    """The class of which the content is the model file."""
     if not content:
         raise ValueError("the file is empty")
     if content.lstrip()[:1] != b"{":
-        return "sentencepiece"
+        return _backend(chosen_kind("sentencepiece"))
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is the former
         raise ValueError(f"it begins as JSON but is not ({error})") from None
-    return "char" if "characters" in fields else "hf"
+    if fields.get("kind") == PSANNLM:
+        return psannlm_backend(fields.get("backend"))
+    return _backend(chosen_kind("char" if "characters" in fields else "hf"))

@@ -18,8 +18,7 @@ from psann_jax.data.text import pieces, utf8
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 Ids = Sequence[int] | np.ndarray
-_PIECE_CHARACTERS = 8192
-_REPLACEMENT = "\ufffd".encode()
+REPLACEMENT = "\ufffd"
 
 
 class Tokenizer(abc.ABC):
@@ -41,6 +40,10 @@ class Tokenizer(abc.ABC):
     unk_id: int = UNK
     # What the backend cannot take as it is, and byte pieces carry instead.
     _escaped = re.compile("[\ud800-\udfff]+")
+    # The backend gets longer texts in parts; None where it must see the whole text.
+    _most_characters: int | None = 8192
+    # Specials that are pieces of text as well, so that decode shows them.
+    _shown: frozenset[int] = frozenset()
     # Ids of the 256 bytes; None in a foreign vocabulary without byte pieces.
     _byte_ids: np.ndarray | None = None
     # The bytes of each id; None where only the library knows how its pieces join.
@@ -93,7 +96,7 @@ class Tokenizer(abc.ABC):
                 f"{self.vocab_size - 1}; decode with the tokenizer that encoded them"
             )
         if self._id_bytes is None:
-            skipped = {self.pad_id, self.bos_id, self.eos_id}
+            skipped = {self.pad_id, self.bos_id, self.eos_id} - self._shown
             return self._decode_foreign([i for i in ids if i not in skipped])
         return b"".join(map(self._id_bytes.__getitem__, ids)).decode("utf-8", errors)
 
@@ -106,11 +109,17 @@ class Tokenizer(abc.ABC):
         plan: list[int | np.ndarray] = []
         start = 0
         for match in self._escaped.finditer(text):
-            _add_plain(text[start : match.start()], plan, plain)
+            self._add_plain(text[start : match.start()], plan, plain)
             plan.append(self._raw_ids(match))
             start = match.end()
-        _add_plain(text[start:] if start else text, plan, plain)
+        self._add_plain(text[start:] if start else text, plan, plain)
         return plan
+
+    def _add_plain(self, text: str, plan: list[int | np.ndarray], plain: list[str]) -> None:
+        parts = pieces(text, self._most_characters) if self._most_characters else [text]
+        for part in parts:
+            plan.append(len(plain))
+            plain.append(part)
 
     def _raw_ids(self, match: re.Match[str]) -> np.ndarray:
         raw = utf8(match.group(), offset=match.start())
@@ -124,16 +133,11 @@ class Tokenizer(abc.ABC):
 
 def with_specials(tokenizer: Tokenizer, table: list[bytes]) -> list[bytes]:
     """The bytes of each id, where pad, bos and eos are silent and unk shows."""
-    table[tokenizer.unk_id] = _REPLACEMENT
-    for special in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id):
+    if tokenizer.unk_id not in tokenizer._shown:
+        table[tokenizer.unk_id] = REPLACEMENT.encode()
+    for special in {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} - tokenizer._shown:
         table[special] = b""
     return table
-
-
-def _add_plain(text: str, plan: list[int | np.ndarray], plain: list[str]) -> None:
-    for piece in pieces(text, _PIECE_CHARACTERS):
-        plan.append(len(plain))
-        plain.append(piece)
 
 
 def _joined(plan: list[int | np.ndarray], encoded: Sequence[Ids]) -> np.ndarray:

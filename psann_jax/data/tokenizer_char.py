@@ -11,7 +11,7 @@ from psann_jax.data.tokenizer import SPECIALS, Ids, Tokenizer, with_specials
 
 _FIRST_CHARACTER = len(SPECIALS) + 256
 _BYTE_IDS = np.arange(len(SPECIALS), _FIRST_CHARACTER, dtype=np.int32)
-_CODE_POINTS = 0x110000
+CODE_POINTS = 0x110000
 
 
 class CharTokenizer(Tokenizer):
@@ -24,8 +24,8 @@ class CharTokenizer(Tokenizer):
         self._characters = characters
         known = [character.encode() for character in characters]
         self._id_bytes = with_specials(self, [b""] * 4 + [bytes([b]) for b in range(256)] + known)
-        self._ids = np.full((_CODE_POINTS,), -1, np.int32)
-        self._ids[_code_points(characters)] = _FIRST_CHARACTER + np.arange(len(characters))
+        self._ids = np.full((CODE_POINTS,), -1, np.int32)
+        self._ids[code_points(characters)] = _FIRST_CHARACTER + np.arange(len(characters))
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -57,7 +57,7 @@ class CharTokenizer(Tokenizer):
         return [self._encode_one(text) for text in texts]
 
     def _encode_one(self, text: str) -> np.ndarray:
-        ids = self._ids[_code_points(text)]
+        ids = self._ids[code_points(text)]
         unknown = np.flatnonzero(ids < 0)
         if not unknown.size:
             return ids
@@ -72,5 +72,6 @@ def _is_character(code: str) -> bool:
     return not "\ud800" <= code <= "\udfff"
 
 
-def _code_points(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+    """The number of each character, surrogates too: [n] uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

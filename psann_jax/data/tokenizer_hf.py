@@ -33,9 +33,12 @@ class HFTokenizer(Tokenizer):
         model.no_padding()
         model.no_truncation()
         self._take_specials()
-        if _byte_level(model) and all(symbol in self._vocab for symbol in _alphabet()):
-            self._byte_ids = np.array([self._vocab[symbol] for symbol in _alphabet()], np.int32)
-            self._id_bytes = with_specials(self, self._table())
+        self._byte_ids = byte_ids(model)
+        if self._byte_ids is not None:
+            table = [b""] * self._size
+            for i, content in byte_pieces(model).items():
+                table[i] = content
+            self._id_bytes = with_specials(self, table)
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -56,15 +59,7 @@ class HFTokenizer(Tokenizer):
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
         """Reads a tokenizer.json."""
-        if not isinstance(json.loads(content).get("model"), dict):
-            raise ValueError("a tokenizer.json needs a 'model'")
-        try:
-            model = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:
-            if type(error) is not Exception:  # the bare class is how the library refuses a file
-                raise
-            raise ValueError(f"tokenizers cannot read it ({str(error)[:80]})") from None
-        return cls(model)
+        return cls(read_model(content))
 
     @property
     def vocab_size(self) -> int:
@@ -91,19 +86,50 @@ class HFTokenizer(Tokenizer):
     def _first(self, spellings: tuple[str, ...], default: int) -> int:
         return next((self._vocab[name] for name in spellings if name in self._vocab), default)
 
-    def _table(self) -> list[bytes]:
-        """The bytes of each id; added tokens are plain text, the rest byte-level symbols."""
-        byte_of = {symbol: byte for byte, symbol in enumerate(_alphabet())}
-        added = self._model.get_added_tokens_decoder()
-        table = [b""] * self._size
-        for piece, i in self._vocab.items():
-            plain = i in added or any(symbol not in byte_of for symbol in piece)
-            table[i] = piece.encode() if plain else bytes(byte_of[symbol] for symbol in piece)
-        return table
+
+def read_model(content: bytes) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON ({str(error)[:80]})") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
+        raise ValueError("a tokenizer.json needs a 'model'")
+    try:
+        return tokenizers.Tokenizer.from_buffer(content)
+    except BaseException as error:
+        if not refused(error) and not isinstance(error, ValueError):
+            raise
+        said = str(error).removeprefix("Cannot instantiate Tokenizer from buffer: ")[:80]
+        raise ValueError(f"tokenizers cannot read it ({said})") from None
 
 
-def _byte_level(model: tokenizers.Tokenizer) -> bool:
-    return isinstance(model.decoder, decoders.ByteLevel)
+def refused(error: BaseException) -> bool:
+    """Whether the library refused its input: by the bare Exception, or where Rust panics."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def byte_ids(model: tokenizers.Tokenizer) -> np.ndarray | None:
+    """The ids of the 256 bytes; None if the model is not byte-level, as GPT-2's is."""
+    ids = [model.token_to_id(symbol) for symbol in _alphabet()]
+    if not isinstance(model.decoder, decoders.ByteLevel) or None in ids:
+        return None
+    return np.array(ids, np.int64)
+
+
+def byte_pieces(model: tokenizers.Tokenizer) -> dict[int, bytes]:
+    """The bytes of each id of a byte-level model; added tokens are plain text."""
+    byte_of = {symbol: byte for byte, symbol in enumerate(_alphabet())}
+    added = model.get_added_tokens_decoder()
+    pieces = {}
+    for piece, i in model.get_vocab(with_added_tokens=True).items():
+        plain = i in added or any(symbol not in byte_of for symbol in piece)
+        pieces[i] = piece.encode() if plain else bytes(byte_of[symbol] for symbol in piece)
+    return pieces
 
 
 def _alphabet() -> list[str]:

@@ -11,7 +11,17 @@ import numpy as np
 import sentencepiece
 
 from psann_jax.data.text import utf8
-from psann_jax.data.tokenizer import BOS, EOS, PAD, SPECIALS, UNK, Ids, Tokenizer, with_specials
+from psann_jax.data.tokenizer import (
+    BOS,
+    EOS,
+    PAD,
+    REPLACEMENT,
+    SPECIALS,
+    UNK,
+    Ids,
+    Tokenizer,
+    with_specials,
+)
 
 _SPACE = "\u2581"  # stands for a space inside pieces
 # Sentences with one of these, or with a lone surrogate, would be dropped from the fit.
@@ -31,7 +41,8 @@ _KEEP_TEXT = {
 class SentencePieceTokenizer(Tokenizer):
     """A sentencepiece model: exact on any text if it was fitted here.
 
-    A foreign model keeps its own ids and rules, which may normalise the text.
+    A foreign model keeps its own ids and rules, which may normalise the text; `is_exact` says
+    whether they do not.
     """
 
     kind = "sentencepiece"
@@ -42,13 +53,15 @@ class SentencePieceTokenizer(Tokenizer):
         self._take_specials()
         pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
         self._byte_ids = _byte_ids(pieces)
-        if self._byte_ids is not None:
-            # The space's stand-in is lost as text, so it goes the way of raw bytes.
-            self._escaped = re.compile(f"[\ud800-\udfff{_SPACE}]+")
         table = with_specials(self, _table(pieces, self._byte_ids))
         ids = self._processor.encode(_PROBE)
-        exact = b"".join(table[i] for i in ids) == _PROBE.encode()
-        self._id_bytes = table if exact else None
+        self.is_exact = b"".join(table[i] for i in ids) == _PROBE.encode()
+        self._id_bytes = table if self.is_exact else None
+        if not self.is_exact:
+            self._most_characters = None  # a part would begin with a space of its own
+        elif self._byte_ids is not None:
+            # The space's stand-in is lost as text, so it goes the way of raw bytes.
+            self._escaped = re.compile(f"[\ud800-\udfff{_SPACE}]+")
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -92,7 +105,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.encode(texts, out_type=int, num_threads=threads)
 
     def _decode_foreign(self, ids: list[int]) -> str:
-        return self._processor.decode(ids)
+        pieces = [REPLACEMENT if i == self.unk_id else self._processor.id_to_piece(i) for i in ids]
+        return self._processor.decode_pieces(pieces)
 
     def _take_specials(self) -> None:
         eos = self._processor.eos_id()

@@ -209,16 +209,31 @@ def test_foreign_vocabulary_without_bytes_names_what_it_cannot_hold():
         tokenizer.encode("a\udcff")
 
 
-def test_foreign_sentencepiece_keeps_its_own_ids_and_rules():
+@functools.cache
+def foreign_sentencepiece():
     sentencepiece = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=30, minloglevel=2
     )
-    tokenizer = backends.from_bytes(model.getvalue(), "foreign")
+    return backends.from_bytes(model.getvalue(), "foreign")
+
+
+def test_foreign_sentencepiece_keeps_its_own_ids_and_rules():
+    tokenizer = foreign_sentencepiece()
     specials = tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id
     assert specials == (2, 1, 2, 0)  # it has no pad
     assert tokenizer.decode([1, *tokenizer.encode("hello   world"), 2]) == "hello world"
+
+
+def test_foreign_sentencepiece_shows_unknown_characters_as_others_do():
+    tokenizer = foreign_sentencepiece()
+    assert tokenizer.decode(tokenizer.encode("hello \u0416 world")) == "hello \ufffd world"
+
+
+def test_foreign_sentencepiece_reads_a_long_text_as_a_whole():
+    tokenizer = foreign_sentencepiece()
+    assert tokenizer.encode("hello" * 3000).count(tokenizer.encode("hello")[0]) == 1
 
 
 @every_kind
