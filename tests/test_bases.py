@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from pathlib import Path
+import re
 
 from flax import nnx
 import jax
@@ -18,11 +20,15 @@ from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import init_state
 from psann_jax.train.step import jit_train_step, loss_fn
 
+OWN_BASE = Path(__file__).parent.parent / "docs" / "own_base.md"
+BASES = bases.names()
+# The documented base of a user's own, as a notebook cell defines it.
+exec(re.search(r"```python\n(.*?)```", OWN_BASE.read_text(), re.DOTALL)[1], {"__name__": "cell"})  # noqa: S102
 SIZES = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
 B, T = 2, 12
 TOLERANCE = 2e-5  # float32 sums in another order, through two layers
 VARIANTS = {
-    **{name: (name, {}) for name in bases.names()},
+    **{name: (name, {}) for name in (*BASES, "gated_sine")},
     "respsann-alibi": ("respsann", {"positional_encoding": "alibi"}),
     "waveresnet-sinusoidal": ("waveresnet", {"positional_encoding": "sinusoidal"}),
     "waveresnet-dilated": ("waveresnet", {"dilation_growth": 3, "kernel": 4}),
@@ -207,7 +213,8 @@ def _batch(rows, length):
 @functools.cache
 def _losses(name, mesh_shape):
     """Losses of three steps, with dropout and accumulation, on a mesh."""
-    base = bases.get(name)(**SIZES, dtype="float32", dropout=0.1)
+    options = {"drop_path": 0.2} if "drop_path" in vars(bases.get(name)) else {}
+    base = bases.get(name)(**SIZES, dtype="float32", dropout=0.1, **options)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), 10)
     devices = jax.devices()[: int(np.prod(mesh_shape))]
     mesh = sharding.make_mesh(*mesh_shape, devices=devices)
@@ -225,7 +232,7 @@ def _losses(name, mesh_shape):
 
 @pytest.mark.mesh
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("name", bases.names())
+@pytest.mark.parametrize("name", BASES)
 def test_meshes_train_as_one_device(name, mesh):
     one, model = _losses(name, (1, 1, 1))
     many, sharded = _losses(name, mesh)
@@ -237,7 +244,7 @@ def test_meshes_train_as_one_device(name, mesh):
 
 
 @pytest.mark.mesh
-@pytest.mark.parametrize("name", bases.names())
+@pytest.mark.parametrize("name", BASES)
 def test_fsdp_spreads_weights_and_moments(name):
     base = bases.get(name)(**SIZES)
     optimizer = make_optimizer(OptimizerConfig(), 10)

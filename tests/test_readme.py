@@ -1,4 +1,4 @@
-"""The README's code runs as it stands."""
+"""The code of the README and the documentation runs as it stands."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHELL = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "-m" in block]
 SMALL = (
     "--config.train.steps=2 --config.train.ngram_baselines=False --config.base.d_model=16 "
@@ -22,18 +23,28 @@ def _environment(**changes):
     return {**os.environ, "XLA_FLAGS": "", **changes}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_python_block_runs(block, tmp_path):
+def _run(block, folder):
     done = subprocess.run(
         [sys.executable, "-c", block],
-        cwd=tmp_path,
+        cwd=folder,
         env=_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_block_runs(block, tmp_path):
+    _run(block, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path):
+    _run("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)), tmp_path)
 
 
 @pytest.mark.slow

@@ -3,11 +3,12 @@
 import argparse
 from typing import Any
 
-from psann_jax.cli import config, eval, generate, tokenizer, train
+from psann_jax.cli import config, eval, generate, inspect, tokenizer, train
 
 _VERBS: dict[str, Any] = {
     "generate": generate,
     "eval": eval,
+    "inspect": inspect,
     "tokenizer": tokenizer,
     "config": config,
 }
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
         return train.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m psann_jax",
-        description="Sine-activated language models: train, generate, evaluate.",
+        description="Sine-activated language models: train, generate, evaluate, inspect.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("train", help=_summary(train.__doc__), add_help=False)

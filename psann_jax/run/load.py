@@ -1,6 +1,8 @@
 """A finished or running run, read back from its workdir."""
 
+from collections.abc import Iterator
 import dataclasses
+import logging
 import os
 
 from flax import nnx
@@ -11,7 +13,9 @@ from psann_jax.config import Config
 from psann_jax.data import Tokenizer, load_tokenizer
 from psann_jax.model import LM
 from psann_jax.run.workdir import Workdir
-from psann_jax.train.checkpoint import Checkpoints
+from psann_jax.train.checkpoint import Checkpoints, damage
+
+_log = logging.getLogger("psann_jax.run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +39,40 @@ def load_run(path: str | os.PathLike, step: str | int = "best") -> LoadedRun:
     checkpoints = Checkpoints(workdir.checkpoints, reads_only=True)
     try:
         number = _number(checkpoints, step)
-        like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
-        where = sharding.shardings(like, sharding.make_mesh(data=-1, fsdp=1))
-        model = checkpoints.restore_model(number, like, where)
+        model = _model(checkpoints, config, number)
     finally:
         checkpoints.close()
     return LoadedRun(config, load_tokenizer(workdir.tokenizer), model, number)
+
+
+def load_models(path: str | os.PathLike) -> Iterator[tuple[int, LM]]:
+    """Every whole checkpoint of a run and its model, one after another, the oldest first.
+
+    Raises:
+      ValueError: the folder holds no run, or no whole checkpoint.
+    """
+    workdir = Workdir(path)
+    config = workdir.saved_config()
+    checkpoints = Checkpoints(workdir.checkpoints, reads_only=True)
+    try:
+        whole = False
+        for step in reversed(checkpoints.steps()):
+            if fault := damage(checkpoints.directory / str(step)):
+                _log.warning("checkpoint %d is passed over: %s", step, fault)
+            else:
+                whole = True
+                yield step, _model(checkpoints, config, step)
+        if not whole:
+            raise ValueError(f"{checkpoints.directory} has no whole checkpoint yet")
+    finally:
+        checkpoints.close()
+
+
+def _model(checkpoints: Checkpoints, config: Config, step: int) -> LM:
+    """The model of a step, a copy on every device."""
+    like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
+    where = sharding.shardings(like, sharding.make_mesh(data=-1, fsdp=1))
+    return checkpoints.restore_model(step, like, where)
 
 
 def _number(checkpoints: Checkpoints, step: str | int) -> int:

@@ -11,7 +11,7 @@ from psann_jax.cli import train, verbs
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-VERBS = ("train", "generate", "eval", "tokenizer", "config")
+VERBS = ("train", "generate", "eval", "inspect", "tokenizer", "config")
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +94,8 @@ def test_bad_input_leaves_no_workdir(capsys, tmp_path):
     [
         (["generate", "nowhere", "hello"], "nowhere"),
         (["eval", "nowhere"], "nowhere"),
+        (["inspect", "nowhere"], "nowhere"),
+        (["inspect", "nowhere", "--sine"], "nowhere"),
         (["config", "--config", "none.py"], "none.py"),
         (["tokenizer", "show", "none.model", "text"], "none.model"),
         (["tokenizer", "fit", "out.model", "none.txt"], "none.txt"),

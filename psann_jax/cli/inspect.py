@@ -1,0 +1,52 @@
+"""inspect: what a run or a saved model is made of; with --sine, its sines over the training."""
+
+import argparse
+
+from psann_jax.cli.exits import exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="WORKDIR", help="a run's workdir, or a saved model folder")
+    parser.add_argument(
+        "--sine",
+        action="store_true",
+        help="amplitude, frequency, damping and phase of every sine, at every kept checkpoint: "
+        "a table, sine.json and sine.png",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where to write (default: WORKDIR)")
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="text to measure phases on (default: the validation text); may be given again",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=8192, metavar="N", help="tokens to measure on (default 8192)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    return exit_code(lambda: _sines(args) if args.sine else _describe(args))
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from psann_jax.run.inspect import describe
+
+    if args.text or args.out:
+        raise ValueError("--text and --out say how the sines are measured; give --sine as well")
+    print(describe(args.path))
+
+
+def _sines(args: argparse.Namespace) -> None:
+    from psann_jax.evals.sine_table import sine_table
+    from psann_jax.run.environment import set_up
+    from psann_jax.run.report import Report
+    from psann_jax.run.sine import measure_sines, write_sines
+
+    set_up()
+    report, folder = Report(), args.out or args.path
+    found = measure_sines(args.path, report, text=tuple(args.text), tokens=args.tokens)
+    print(sine_table(found))
+    write_sines(found, folder)
+    report.line(f"sine.json and sine.png are in {folder}")
