@@ -15,7 +15,7 @@ import tempfile
 import warnings
 
 import numpy as np
-from peer_models import model_of, saved_logits, trained
+from peer_models import model_of, record, trained
 import torch
 
 MODELS = {  # name -> tokenizer
@@ -58,7 +58,7 @@ def legacy(folder: Path) -> None:
     config |= {"positional_encoding": "rope", "overrides": {"dropout": 0.0}}
     tree = {"config": config, "state_dict": lm._model.state_dict(), "device": "cpu"}
     torch.save(tree, folder / "legacy.pt")
-    saved_logits(lm, folder / "legacy.npz")
+    record(lm, folder / "legacy.npz")
 
 
 def main(folder: Path) -> None:
@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
     for name, tokenizer in MODELS.items():
         lm = model_of(name, tokenizer=tokenizer)
         lm.save(str(folder / f"{name}.pt"))
-        saved_logits(lm, folder / f"{name}.npz")
+        record(lm, folder / f"{name}.npz")
     legacy(folder)
     with tempfile.TemporaryDirectory() as scratch:
         trained(Path(scratch))

@@ -24,12 +24,16 @@ _MOST_JSON = 1 << 20  # bytes of a config that is read
 
 
 class SavedModel(NamedTuple):
-    """What a folder holds; `max_length` is the row length the model was trained on."""
+    """What a folder holds; `max_length` is the row length the model was trained on.
+
+    `notes` are lines on what a file of another package held otherwise; no folder keeps them.
+    """
 
     base: bases.Base
     model: LM
     tokenizer: Tokenizer | None
     max_length: int
+    notes: tuple[str, ...] = ()
 
 
 def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
