@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping
 import os
-import re
 from typing import Any, NamedTuple
 
-from flax import nnx
-import jax
 import numpy as np
 
 from psann_jax.bases import Base
 from psann_jax.data import Tokenizer
 from psann_jax.fields import nearest
 from psann_jax.interop import torch_file
+from psann_jax.interop.checkpoint_sizes import check_numbers, check_sizes
 from psann_jax.interop.folder import SavedModel
 from psann_jax.interop.psannlm import with_state
 from psann_jax.interop.psannlm_canonical import canonical_base, differences
 from psann_jax.interop.psannlm_legacy import legacy_base
 from psann_jax.interop.psannlm_tokenizer import from_state
-from psann_jax.model import LM, parameter_count
+from psann_jax.model import LM
 
 SCHEMAS = ("psannlm.model", "psannlm.trainer")
 VERSION = 1
@@ -33,7 +31,6 @@ _KEYS = {  # kind -> (keys that are read, keys that are there for psannlm's own 
     "legacy trainer": (("config", "model", "data_state"), ("optim", "state", "cfg")),
 }
 _LENGTH = 1024  # psannlm's default row length, for files that do not say theirs
-_MOST_EXTRA = 2  # times the numbers of a file that its config may ask for
 
 
 class Checkpoint(NamedTuple):
@@ -94,8 +91,9 @@ def check_vocabulary(base: Base, tokenizer: Tokenizer | None) -> None:
 def _checkpoint(tree: Any, dtype: str) -> Checkpoint:
     kind = _kind(tree)
     state = _state(tree, kind)
+    check_numbers("config", tree["config"])
     base, notes = _base(tree, kind, state, dtype)
-    _check_sizes(base, state)
+    check_sizes(base, state)
     model = with_state(base, state)
     if kind.endswith("trainer"):
         notes += ("its optimizer and step are not taken along; a training begins anew",)
@@ -149,23 +147,6 @@ def _base(
     if table is None or table.ndim != 2:
         raise ValueError("state_dict has no matrix embed.weight")
     return legacy_base(tree["config"], len(table), dtype)
-
-
-def _check_sizes(base: Base, state: Mapping[str, np.ndarray]) -> None:
-    """Refuses a config much larger than the weights, before anything of its size is made."""
-    numbers = (re.match(r"blocks\.(\d{1,9})\.", name) for name in state)
-    blocks = 1 + max((int(n[1]) for n in numbers if n), default=-1)
-    if base.n_layers != blocks:
-        raise ValueError(f"config.n_layers={base.n_layers}, but the weights have {blocks} blocks")
-    table = state.get("embed.weight")
-    if table is not None and table.shape != (base.vocab_size, base.d_model):
-        raise ValueError(
-            f"embed.weight has shape {table.shape}, the config wants "
-            f"{(base.vocab_size, base.d_model)}; check vocab_size and d_model"
-        )
-    wanted = parameter_count(jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0))))
-    if wanted > _MOST_EXTRA * (there := sum(array.size for array in state.values())):
-        raise ValueError(f"its config wants {wanted} weights, the file has {there}")
 
 
 def _length(tree: dict[str, Any]) -> int:

@@ -123,8 +123,10 @@ FAULTS = {
     "config": (None, "it has no config"),
     "config/n_layers": (3, "config.n_layers=3, but the weights have 2 blocks"),
     "config/vocab_size": (1_000_000_000, "embed.weight has shape"),
-    "config/d_model": (1 << 40, "embed.weight has shape"),
-    "config/d_mlp": (1 << 40, "its config wants"),
+    "config/d_model": (1 << 30, "embed.weight has shape"),
+    "config/d_mlp": (1 << 30, "its config wants"),
+    "config/n_heads": (1 << 31, "config.n_heads=2147483648 is not within 2147483647"),
+    "config/dropout": (float("nan"), "config.dropout=nan is not within"),
     "config/surprise": (1, "config.surprise is unknown"),
     "config/architecture/residual/hidden_w0": (2.0, "config.architecture.residual.hidden_w0"),
     "state_dict": ({}, "state_dict holds no tensors"),
@@ -148,6 +150,25 @@ def test_a_fault_is_named_with_its_file_and_key(tmp_path, path):
     assert said in str(error.value)
     assert str(error.value).startswith(f"{tmp_path / 'model.pt'}: ")
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("geometry/k", 1 << 30, "the config wants (16, 1073741824)"),
+        ("geometry/radius", 1 << 30, "config.architecture.geometry.radius"),
+        ("geometry_execution/depth", 1 << 30, "config.architecture.geometry_execution.depth"),
+        ("geometry/seed", 1 << 63, "config.architecture.geometry.seed"),
+        ("geometry/shape", [1 << 30, 1 << 30], "base.geometry.shape"),
+    ],
+)
+def test_a_geometry_larger_than_the_weights_is_refused_at_once(tmp_path, path, value, said):
+    tree = _tree("sparse_local")
+    _change(tree, f"config/architecture/{path}", value)
+    write(tmp_path / "m.pt", tree)
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(tmp_path / "m.pt")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("tree", [{}, {"a": 1}, [1], {"w": np.ones(2)}])
