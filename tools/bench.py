@@ -12,6 +12,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from bench_bases import NAMES, base_steps, sparse
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ CONFIGS = {
     "d256": (256, 4, 4, 1024, 4096, 256, 8),
     "d512": (512, 4, 8, 2048, 8192, 256, 4),
     "decode": (512, 8, 8, 2048, 100, 96, 8),
+    "long": (256, 4, 4, 1024, 4096, 1024, 2),
 }
 
 
@@ -203,6 +205,8 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "decode": decode,
     "sine": sine_op,
     "step-profile": step_profile,
+    "bases": base_steps,
+    "sparse": sparse,
 }
 
 
@@ -217,12 +221,15 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--keep-memory", action="store_true", help="no page faults, on both sides")
         p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
         p.add_argument("--out", type=Path, help="file for the JSON, instead of stdout")
-        if name == "sine":
+        if name in ("sine", "sparse"):
             p.add_argument("--rows", type=int, default=2048)
             p.add_argument("--features", type=int, default=1024)
         else:
-            add_model_flags(p, "decode" if name == "decode" else "d256")
+            add_model_flags(p, {"decode": "decode", "bases": "long"}.get(name, "d256"))
     commands.choices["train"].add_argument("--compile", action="store_true")
+    commands.choices["bases"].add_argument("--bases", default=",".join(NAMES))
+    commands.choices["sparse"].add_argument("--k", type=int, default=8, help="connections")
+    commands.choices["sparse"].add_argument("--radius", type=int, default=1)
     commands.choices["decode"].add_argument("--new-tokens", type=int, default=64)
     commands.choices["step-profile"].add_argument("--trace", action="store_true")
     return root

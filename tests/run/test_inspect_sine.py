@@ -151,7 +151,7 @@ def test_a_model_without_sines_is_refused_in_one_line(saved, capsys):
 
 
 def test_a_run_without_sines_is_refused_before_its_text_is_read(changed):
-    folder = changed(base={"mlp_activation": "relu"}, data={"sources": ["gone.txt"]})
+    folder = changed(base={"mlp_activation": "relu", "sine": {}}, data={"sources": ["gone.txt"]})
     with pytest.raises(ValueError, match=r"its base is waveresnet with mlp_activation='relu'"):
         measure_sines(folder, QUIET)
 

@@ -22,3 +22,25 @@ def test_bench_sine_prints_one_json_record_with_its_fields():
             row = record["results"][f"{name} {part}"]
             assert 0 < row["p10_s"] <= row["median_s"] <= row["p90_s"]
     assert record["ratio_gelu"]["of_medians"] > 0
+
+
+def _record(*flags):
+    command = [sys.executable, SCRIPT, *flags, "--n", "2", "--warmup", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_bench_sparse_compares_shifts_with_a_gather_and_a_matmul():
+    record = _record("sparse", "--rows", "64", "--features", "16")
+    assert {f"{n} forward+backward" for n in ("shifts", "gather", "dense")} <= set(
+        record["results"]
+    )
+    assert record["ratio_gather_forward+backward"]["of_medians"] > 0
+
+
+def test_bench_bases_takes_turns_between_the_bases_asked_for():
+    sizes = ["--d-model", "16", "--n-layers", "1", "--n-heads", "2", "--d-mlp", "16"]
+    rows = ["--vocab-size", "32", "--length", "16", "--batch", "2", "--bases", "respsann,geosparse"]
+    record = _record("bases", *sizes, *rows)
+    assert set(record["results"]) == {"respsann", "geosparse"}
+    assert record["ratio_geosparse"]["of_medians"] > 0
