@@ -23,7 +23,9 @@ def _abstract(name, **fields):
         ("waveresnet", {"wave": "off"}, 58_012_168),
         ("waveresnet", {"wave": "interleave"}, 60_142_088),
         ("waveresnet", {"wave": "psannlm-replace"}, 43_295_240),
+        ("sgrpsann", {}, 58_151_432),
         ("transformer", {}, 57_971_712),
+        ("geosparse", {}, 58_323_472),
     ],
 )
 def test_parameters_are_as_many_as_the_originals(name, fields, count):

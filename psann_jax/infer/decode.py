@@ -35,7 +35,8 @@ def generate(
       prompts: token ids of each row, at least one each.
       max_new_tokens: most tokens a row gets.
       eos_id: a row ends before this token, which is not returned; None: none does.
-      never: ids that are not drawn, as padding.
+      never: ids that are not drawn, as padding; eos_id is drawn all the same, which is also
+        the padding in many vocabularies.
       n_tokens: ids from here on are not drawn: the tokenizer's vocabulary, where the model's
         is larger.
 
@@ -58,7 +59,7 @@ def generate(
         jax.random.key(sampling.seed),
         jnp.int32(max_new_tokens),
         jnp.int32(-1 if eos_id is None else eos_id),
-        _allowed(model.embed.table.shape[0], never, n_tokens),
+        _allowed(model.embed.table.shape[0], [i for i in never if i != eos_id], n_tokens),
         sampling.draw(),
         room=_rounded(max_new_tokens),
     )

@@ -115,10 +115,14 @@ class Checkpoints:
 
     def restore_model(self, step: int, like: Any, where: Any) -> Any:
         """The model alone, in the tree of `like`, each array placed as `where` says."""
-        names = self._saver.metadata(step).metadata
+        names = self._index(step)
         wanted = jax.tree.map(_placed, like, where)
         arrays = dict.fromkeys(names, ocp.PLACEHOLDER) | named_arrays(wanted, "model/")
         return from_named_arrays(self._load(step, arrays), like, "model/")
+
+    def _index(self, step: int) -> dict[str, Any]:
+        """What each array of a step is like; of none where Orbax cannot read that."""
+        return self._saver.metadata(step).metadata or {}
 
     def _load(self, step: int, arrays: dict[str, Any]) -> dict[str, jax.Array]:
         """Reads arrays in the shapes, dtypes and shardings given; PLACEHOLDER leaves one out.
@@ -128,7 +132,7 @@ class Checkpoints:
         """
         if fault := damage(self.directory / str(step)):
             raise ValueError(f"checkpoint {step} cannot be used: {fault}")
-        found = {name: a.shape for name, a in self._saver.metadata(step).metadata.items()}
+        found = {name: a.shape for name, a in self._index(step).items()}
         for name in sorted(found.keys() | arrays.keys()):
             wanted = arrays.get(name)
             if wanted is not ocp.PLACEHOLDER and found.get(name) != getattr(wanted, "shape", None):

@@ -193,3 +193,13 @@ def test_ids_that_are_no_pieces_are_never_drawn(tiny):
         n_tokens=10,
     )
     assert {t for row in new for t in row} == set(range(2, 10))
+
+
+def test_a_row_ends_where_its_eos_is_also_the_padding(greedy):
+    """Vocabularies without a pad or BOS of their own use their EOS for it."""
+    model, free = greedy
+    eos = free[0][2]
+    ended = generate(
+        model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY, eos_id=eos, never=(eos, eos)
+    )
+    assert ended[0] == free[0][: free[0].index(eos)]

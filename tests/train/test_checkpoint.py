@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from psann_jax import sharding
-from psann_jax.train.checkpoint import MANIFEST, Checkpoints, damage
+from psann_jax.train.checkpoint import MANIFEST, Checkpoints, damage, seal
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, flat_arrays, init_state
 
@@ -130,6 +130,13 @@ def test_a_step_without_manifest_was_not_finished(folder):
 def test_a_manifest_of_other_content_is_damage(folder, content):
     (folder / "30" / MANIFEST).write_text(content)
     assert damage(folder / "30") is not None
+
+
+def test_an_index_that_cannot_be_read_is_an_error_whatever_the_manifest(folder, opened):
+    (folder / "30" / "state" / "_METADATA").write_text("{")
+    seal(folder / "30")
+    with pytest.raises(ValueError, match="checkpoint 30 cannot be used: key is None there"):
+        opened().restore(30, _small(0))
 
 
 def test_restoring_a_damaged_step_names_the_file(folder, opened):
