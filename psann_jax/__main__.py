@@ -1,4 +1,4 @@
-"""python -m psann_jax VERB: train, generate, eval, tokenizer, config."""
+"""python -m psann_jax VERB: train, generate, eval, inspect, tokenizer, import, export, config."""
 
 import sys
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
+import warnings
 
 from psann_jax import bases
 from psann_jax.config import Config
@@ -14,12 +15,12 @@ from psann_jax.data import Corpus, Tokenizer
 from psann_jax.fields import from_tree
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
-from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder, save_folder
+from psann_jax.interop.folder import SavedModel, save_folder
 from psann_jax.lm_data import psannLMDataPrep
 from psann_jax.lm_options import GENERATE, base_fields, devices_of, fit_config, refuse_unknown
 from psann_jax.model import LM
 from psann_jax.run.environment import use_compile_cache
-from psann_jax.run.load import load_run
+from psann_jax.run.load import load_saved
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
 from psann_jax.run.stop import Preempted
@@ -268,19 +269,17 @@ class psannLM:  # noqa: N801 - psannlm's name
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, step: str | int = "best") -> "psannLM":
-        """The model of a folder that `save` wrote, or of a run's workdir at `step`.
+        """The model of a folder that `save` wrote, of a run's workdir at `step`, or of a .pt file
+        of psannlm, which warns of what is computed otherwise here.
 
         Raises:
-          ValueError: the folder holds neither, or something in it is damaged.
+          ValueError: the path holds none of these, or something in it is damaged.
         """
-        if is_model_folder(path):
-            saved = load_folder(path)
-        else:
-            run = load_run(path, step)
-            length = run.config.data.max_length
-            saved = SavedModel(run.config.base, run.model, run.tokenizer, length)
+        saved = load_saved(path, step)
+        for note in saved.notes:
+            warnings.warn(f"{path}: {note}", stacklevel=2)
         lm = cls.__new__(cls)
-        lm.config, lm._model, lm._tokenizer, lm._max_length = saved
+        lm.config, lm._model, lm._tokenizer, lm._max_length, _ = saved
         return lm
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -354,6 +355,26 @@ def test_another_model_in_the_same_checkpoint_dir_is_refused(data, resumed):
 
 
 # -- generating
+
+
+TORCH = Path(__file__).parent / "golden" / "torch"
+
+
+def test_a_file_of_psannlm_loads_as_a_model_and_generates():
+    lm = psannLM.load(TORCH / "residual_rope.pt")
+    assert (lm.base, lm.d_model, lm.n_layers) == ("respsann", 8, 2)
+    assert len(lm.generate("a sine", **GREEDY)) <= GREEDY["max_new_tokens"]
+
+
+def test_loading_what_psannlm_computes_otherwise_warns():
+    with pytest.warns(UserWarning, match=r"wave_interleave\.pt: .* so the logits differ"):
+        psannLM.load(TORCH / "wave_interleave.pt")
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(ValueError, match="notes.txt is no file of torch.save"):
+        psannLM.load(tmp_path / "notes.txt")
 
 
 def test_generating_before_a_fit_is_an_error():

@@ -3,13 +3,15 @@
 import argparse
 from typing import Any
 
-from psann_jax.cli import config, eval, generate, inspect, tokenizer, train
+from psann_jax.cli import config, eval, export, generate, import_model, inspect, tokenizer, train
 
 _VERBS: dict[str, Any] = {
     "generate": generate,
     "eval": eval,
     "inspect": inspect,
     "tokenizer": tokenizer,
+    "import": import_model,
+    "export": export,
     "config": config,
 }
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from psann_jax import bases
 from psann_jax.data import Tokenizer, load_tokenizer
+from psann_jax.interop.whole_file import whole_file
 from psann_jax.model import LM
 from psann_jax.train.state import from_named_arrays, named_arrays
 
@@ -23,12 +24,16 @@ _MOST_JSON = 1 << 20  # bytes of a config that is read
 
 
 class SavedModel(NamedTuple):
-    """What a folder holds; `max_length` is the row length the model was trained on."""
+    """What a folder holds; `max_length` is the row length the model was trained on.
+
+    `notes` are lines on what a file of another package held otherwise; no folder keeps them.
+    """
 
     base: bases.Base
     model: LM
     tokenizer: Tokenizer | None
     max_length: int
+    notes: tuple[str, ...] = ()
 
 
 def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
@@ -47,18 +52,15 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
     arrays = {name: np.asarray(a) for name, a in named_arrays(saved.model).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / WEIGHTS, lambda part: save_file(arrays, part))
-        if saved.tokenizer:
-            _write(folder / TOKENIZER, saved.tokenizer.save)
-        _write(folder / CONFIG, lambda part: part.write_text(json.dumps(tree, indent=2) + "\n"))
     except OSError as error:
         raise ValueError(f"the model cannot be saved in {folder}: {error}") from None
-
-
-def _write(path: Path, write) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
+    with whole_file(folder / WEIGHTS) as part:
+        save_file(arrays, part)
+    if saved.tokenizer:
+        with whole_file(folder / TOKENIZER) as part:
+            saved.tokenizer.save(part)
+    with whole_file(folder / CONFIG) as part:
+        part.write_text(json.dumps(tree, indent=2) + "\n")
 
 
 def is_model_folder(path: str | os.PathLike) -> bool:

@@ -1,9 +1,10 @@
-"""A finished or running run, read back from its workdir."""
+"""A finished or running run, read back from its workdir; and a model, wherever it lies."""
 
 from collections.abc import Iterator
 import dataclasses
 import logging
 import os
+from pathlib import Path
 
 from flax import nnx
 import jax
@@ -11,6 +12,8 @@ import jax
 from psann_jax import sharding
 from psann_jax.config import Config
 from psann_jax.data import Tokenizer, load_tokenizer
+from psann_jax.interop.checkpoint import load_checkpoint
+from psann_jax.interop.folder import SavedModel, is_model_folder, load_folder
 from psann_jax.model import LM
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints, damage
@@ -43,6 +46,20 @@ def load_run(path: str | os.PathLike, step: str | int = "best") -> LoadedRun:
     finally:
         checkpoints.close()
     return LoadedRun(config, load_tokenizer(workdir.tokenizer), model, number)
+
+
+def load_saved(path: str | os.PathLike, step: str | int = "best") -> SavedModel:
+    """The model of a saved folder, of a run at `step`, or of a file of psannlm.
+
+    Raises:
+      ValueError: the path holds none of these, or something in it is damaged.
+    """
+    if Path(path).is_file():
+        return load_checkpoint(path)
+    if is_model_folder(path):
+        return load_folder(path)
+    run = load_run(path, step)
+    return SavedModel(run.config.base, run.model, run.tokenizer, run.config.data.max_length)
 
 
 def load_models(path: str | os.PathLike) -> Iterator[tuple[int, LM]]:

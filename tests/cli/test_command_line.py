@@ -11,7 +11,7 @@ from psann_jax.cli import train, verbs
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-VERBS = ("train", "generate", "eval", "inspect", "tokenizer", "config")
+VERBS = ("train", "generate", "eval", "inspect", "tokenizer", "import", "export", "config")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,9 @@ def test_bad_input_leaves_no_workdir(capsys, tmp_path):
         (["config", "--config", "none.py"], "none.py"),
         (["tokenizer", "show", "none.model", "text"], "none.model"),
         (["tokenizer", "fit", "out.model", "none.txt"], "none.txt"),
+        (["import", "none.pt", "out"], "none.pt"),
+        (["export", "nowhere", "out.pt"], "nowhere"),
+        (["export", "nowhere", "out.bin"], "out.bin"),
     ],
 )
 def test_bad_input_of_a_verb_is_one_line_and_exit_code_2(argv, said, capsys):
