@@ -97,6 +97,8 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
 def _wave_mode(fields: dict[str, Any]) -> dict[str, str]:
     """wave_replace puts the wave in the MLP's place; wave_interleave=False turns it off."""
     replace, interleave = fields.pop("wave_replace", None), fields.pop("wave_interleave", None)
+    if "wave" in fields and (replace, interleave) != (None, None):
+        raise TypeError("wave and wave_replace or wave_interleave set the same; give one of them")
     if replace:
         return {"wave": "replace"}
     if interleave is not None:

@@ -1,6 +1,6 @@
 """The CPU devices and the compile cache of the tests, and what they share.
 
-JAX_NUM_CPU_DEVICES=1 keeps compiled programs from session to session and skips the tests marked
+JAX_NUM_CPU_DEVICES=1 keeps compiled programs for the next run of the tests and skips those marked
 mesh; by default there are eight devices and every test runs, more slowly. `make test` does both.
 """
 

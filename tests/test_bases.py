@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from psann_jax import bases, sharding
+from psann_jax.infer.decode import decoding_model
 from psann_jax.model import LM, trainable, with_trained
 from psann_jax.nn.mixed import MixedConfig
+from psann_jax.nn.sine import SineConfig
 from psann_jax.nn.sparse import GeometryConfig
 from psann_jax.seq import Batch, Seq
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -114,6 +116,21 @@ def test_prefill_and_decoding_one_by_one_equal_the_full_forward(variant):
     np.testing.assert_allclose(
         np.concatenate(parts, 1), _logits(model, tokens), atol=TOLERANCE, rtol=0
     )
+
+
+def test_the_weights_that_decoding_reads_give_the_same_logits_in_bfloat16(variant):
+    name, fields = VARIANTS[variant]
+    base = bases.get(name)(**SIZES, dtype="bfloat16", **fields)
+    like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
+    model = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(_made(variant)[1]))
+
+    @jax.jit
+    def both(model, tokens):
+        cast = decoding_model(model)
+        model.stack = model.stack.unrolled()
+        return [m(tokens, None, m.init_state(B, T))[0] for m in (model, cast)]
+
+    np.testing.assert_array_equal(*both(model, _tokens()))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -272,6 +289,19 @@ def test_a_base_of_ones_own_is_known_by_its_name():
         bases.register("a_test_base")(bases.ResPSANN)
 
 
+def test_a_cell_run_twice_leaves_its_first_models_usable():
+    def cell():
+        @bases.register("a_base_run_twice")
+        @dataclasses.dataclass(kw_only=True)
+        class Twice(bases.ResPSANN):
+            pass
+
+        return Twice()
+
+    first, _ = cell(), cell()
+    assert bases.to_tree(first)["name"] == "a_base_run_twice"
+
+
 def test_an_unknown_base_names_the_nearest_and_all():
     with pytest.raises(ValueError, match="waveresnet.*known: .*respsann"):
         bases.get("wavresnet")
@@ -290,8 +320,15 @@ def test_an_unknown_base_names_the_nearest_and_all():
         ("transformer", {"mlp_activation": "sine"}, "gelu, relu, tanh"),
         ("waveresnet", {"wave": "on"}, "interleave"),
         ("waveresnet", {"kernel": 0}, "base.kernel=0"),
+        ("respsann", {"alpha_init": float("nan")}, "base.alpha_init=nan must be a finite"),
+        ("geosparse", {"geometry": GeometryConfig(k=33)}, "k=33 is more than base.d_mlp=32"),
+        (
+            "geosparse",
+            {"mlp_activation": "gelu", "sine": SineConfig(frequency=2.0)},
+            "no effect with base.mlp_activation='gelu'",
+        ),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_what_is_allowed(name, fields, said):
     with pytest.raises(ValueError, match=said):
-        bases.get(name)(**fields)
+        bases.get(name)(**{"d_mlp": 32, **fields})

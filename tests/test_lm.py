@@ -202,6 +202,17 @@ def test_an_unknown_argument_names_the_nearest(option, said):
         ({"base": "geosparse", "geosparse_shape": (3, 5)}, r"shape=\(3, 5\) holds 15 features"),
         ({"base": "geosparse", "geosparse_k": 0}, "base.geometry.k=0 must be at least 1"),
         ({"base": "sgrpsann", "k_fft": 1}, "base.k_fft=1 must be at least 2"),
+        ({"base": "geosparse", "geosparse_shape": "16x"}, "geosparse_shape='16x' must be two"),
+        ({"base": "geosparse", "geosparse_compute_mode": "sum"}, "must be gather or scatter"),
+        ({"base": "geosparse", "geosparse_activation_types": ["relu"]}, "has no types"),
+        (
+            {"base": "geosparse", "mlp_activation": "gelu", "geosparse_activation": "tanh"},
+            "set the same",
+        ),
+        ({"sine_params": 3}, "sine_params=3 must be a mapping"),
+        ({"sine_params": {"trainable": "false"}}, "trainable='false' must be True or False"),
+        ({"sine_params": {"amp_init_std": float("nan")}}, "amplitude_std=nan"),
+        ({"sine_params": {"freq_bounds": (-5, -1)}}, "frequency_bounds"),
     ],
 )
 def test_a_value_that_is_refused_is_named(option, said):

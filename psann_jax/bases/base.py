@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+import math
 
 from psann_jax.nn.attention import Attention
 from psann_jax.nn.block import REMAT, MixerFactory, Pattern, Residual, SublayerFactory
@@ -56,6 +57,11 @@ class Base:
         for name in names:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"base.{name}={value} must be in [0, 1)")
+
+    def _finite(self, *names: str) -> None:
+        for name in names:
+            if not math.isfinite(value := getattr(self, name)):
+                raise ValueError(f"base.{name}={value} must be a finite number")
 
     def _idle(self, *names: str, because: str) -> None:
         """Refuses fields that were given a value and that nothing reads."""

@@ -33,10 +33,12 @@ class GeoSparse(Base):
         self._choice("mlp_activation", (*ACTIVATIONS, "mixed"))
         self._choice("norm", tuple(NORMS))
         self._share("drop_path")
+        self._finite("alpha_init")
         self.geometry.grid(self.mlp_features)
         if self.mlp_activation != "mixed":
             self._idle("mixed", because="mlp_activation")
-        if "sine" not in (self.mlp_activation, *self.mixed.types):
+        mixed = self.mlp_activation == "mixed"
+        if "sine" not in (self.mixed.types if mixed else (self.mlp_activation,)):
             self._idle("sine", because="mlp_activation")
 
     def pattern(self) -> Pattern:

@@ -19,12 +19,17 @@ def register(name: str):
 
     def add(cls: type[Base]) -> type[Base]:
         known = _BASES.get(name)
-        if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known and not _same(known, cls):
             raise ValueError(f"base {name!r} is already {known.__module__}.{known.__qualname__}")
         _BASES[name] = cls
         return cls
 
     return add
+
+
+def _same(a: type, b: type) -> bool:
+    """Whether two classes are one definition, perhaps run twice."""
+    return (a.__module__, a.__qualname__) == (b.__module__, b.__qualname__)
 
 
 def get(name: str) -> type[Base]:
@@ -54,7 +59,7 @@ def name_of(base: Base | type[Base]) -> str:
     """The name under which a config's class, or the class itself, is registered."""
     wanted = base if isinstance(base, type) else type(base)
     for name, cls in _BASES.items():
-        if cls is wanted:
+        if _same(cls, wanted):
             return name
     raise ValueError(f"{wanted.__qualname__} is not registered; decorate it with @register")
 

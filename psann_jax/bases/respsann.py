@@ -30,6 +30,7 @@ class ResPSANN(Base):
         self._choice("mlp_activation", ACTIVATIONS)
         self._choice("norm", tuple(NORMS))
         self._share("drop_path")
+        self._finite("alpha_init")
         if self.mlp_activation != "sine":
             self._idle("sine", because="mlp_activation")
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-import math
 
 from psann_jax.bases.registry import register
 from psann_jax.bases.respsann import ResPSANN
@@ -28,10 +27,9 @@ class SGRPSANN(ResPSANN):
         self._choice("gate_groups", GROUPS)
         if self.k_fft < 2:
             raise ValueError(f"base.k_fft={self.k_fft} must be at least 2")
-        if not (math.isfinite(self.gate_strength) and self.gate_strength >= 0):
+        self._finite("gate_init", "gate_strength")
+        if self.gate_strength < 0:
             raise ValueError(f"base.gate_strength={self.gate_strength} must not be negative")
-        if not math.isfinite(self.gate_init):
-            raise ValueError(f"base.gate_init={self.gate_init} must be a finite number")
 
     def mlp(self) -> SublayerFactory:
         names = ("k_fft", "gate_type", "gate_groups", "gate_init", "gate_strength")

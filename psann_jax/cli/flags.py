@@ -1,5 +1,6 @@
 """--config FILE[:PRESET], --config.FIELD=VALUE and --workdir, read by ml_collections."""
 
+from collections.abc import Iterable
 import functools
 from pathlib import Path
 import sys
@@ -85,11 +86,17 @@ def _refuse_unknown(argv: list[str], default: Config) -> None:
         if name.startswith(_CONFIG + "."):
             field = name.removeprefix(_CONFIG + ".")
             if field not in known:
-                where = elsewhere(field.removeprefix("base.").split(".")[0])
-                hint = where if field.startswith("base.") else ""
-                raise ValueError(f"config has no field {field!r}{hint or nearest(field, known)}")
+                raise ValueError(f"config has no field {field!r}{_hint(field, known)}")
         elif name not in (_CONFIG, "--workdir"):
             raise ValueError(f"{name} is no flag{nearest(name, (_CONFIG, '--workdir'))}")
+
+
+def _hint(field: str, known: Iterable[str]) -> str:
+    """Which base has the field, or the nearest one there is."""
+    section, _, name = field.partition(".")
+    part = name.split(".")[0]
+    foreign = section == "base" and not any(f"{k}.".startswith(f"base.{part}.") for k in known)
+    return (foreign and elsewhere(part)) or nearest(field, known)
 
 
 def _near_file(file: str) -> str:

@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> None:
-    out = Path(args.out)
+    out = Path(args.out).resolve()
     _check_place(out, args.force)
     if args.max_length is not None and args.max_length < 1:
         raise ValueError(f"--max-length={args.max_length} must be at least 1")
@@ -51,14 +51,20 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _check_place(out: Path, force: bool) -> None:
-    from psann_jax.interop.folder import is_model_folder
+    from psann_jax.interop.folder import CONFIG, TOKENIZER, WEIGHTS, is_model_folder
 
+    if out == Path.cwd():
+        raise ValueError(f"{out} is the current folder, which cannot be replaced; name one in it")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_model_folder(out):
         raise ValueError(f"{out} is there and is no saved model; give a new folder")
     if not force:
         raise ValueError(f"{out} is there; give a new folder, or --force to replace the model")
+    if others := sorted({p.name for p in out.iterdir()} - {CONFIG, WEIGHTS, TOKENIZER}):
+        raise ValueError(
+            f"{out} holds {others[0]} besides a model; move it away, or give a new folder"
+        )
 
 
 def _save(out: Path, saved: "SavedModel") -> None:

@@ -7,13 +7,14 @@ up to powers of two, so that few shapes are compiled.
 
 from collections.abc import Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from psann_jax.infer.sampling import Draw, Sampling, sample
-from psann_jax.model import LM, LMState, matrices
+from psann_jax.model import LM, LMState
 from psann_jax.seq import Seq
 
 _SHORTEST = 16
@@ -67,12 +68,17 @@ def generate(
 
 
 def decoding_model(model: LM) -> LM:
-    """The model as decoding reads it: matrices in the activations' dtype, layers apart."""
+    """The model as decoding reads it: kernels in the activations' dtype, layers apart.
 
-    def cast(a: jax.Array, is_matrix: bool) -> jax.Array:
-        return a.astype(model.dtype) if is_matrix else a
+    Kernels and the embedding are cast before each use in training as well; what else has two
+    axes, such as the taps of a convolution, is used in float32 there, and so it is here.
+    """
 
-    model = jax.tree.map(cast, model, matrices(model))
+    def cast(path: Any, a: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        return a.astype(model.dtype) if name.endswith(("/kernel", "/table")) else a
+
+    model = jax.tree_util.tree_map_with_path(cast, model)
     model.stack = model.stack.unrolled()
     return model
 

@@ -16,6 +16,7 @@ from psann_jax import bases
 from psann_jax.data import Tokenizer, load_tokenizer
 from psann_jax.interop.whole_file import whole_file
 from psann_jax.model import LM
+from psann_jax.nn.table import check_tables
 from psann_jax.train.state import from_named_arrays, named_arrays
 
 FORMAT, VERSION = "psann_jax.model", 1
@@ -49,7 +50,7 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
         "max_length": saved.max_length,
         "base": bases.to_tree(saved.base),
     }
-    arrays = {name: np.asarray(a) for name, a in named_arrays(saved.model).items()}
+    arrays = {name: np.ascontiguousarray(a) for name, a in named_arrays(saved.model).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,12 +83,14 @@ def load_folder(path: str | os.PathLike) -> SavedModel:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     for name, leaf in named_arrays(like).items():
-        found = arrays[name].shape if name in arrays else None
-        if found != leaf.shape:
-            raise ValueError(
-                f"{folder / WEIGHTS}: {name} is {found}, config.json wants {leaf.shape}"
-            )
+        found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
+        if found != (wanted := (leaf.shape, str(leaf.dtype))):
+            raise ValueError(f"{folder / WEIGHTS}: {name} is {found}, config.json wants {wanted}")
     model = jax.tree.map(jnp.asarray, from_named_arrays(arrays, like))
+    try:
+        check_tables(model)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS}: {error}") from None
     tokenizer = folder / TOKENIZER
     return SavedModel(
         base, model, load_tokenizer(tokenizer) if tokenizer.exists() else None, tree["max_length"]

@@ -38,7 +38,7 @@ def canonical_base(mapping: Mapping[str, Any], dtype: str = "float32") -> Base:
     kind = architecture["kind"]
     if model["kind"] != "lm":
         raise ValueError(f"config.kind={model['kind']!r} must be 'lm'")
-    if kind not in theirs.BASES or kind == "spectral":
+    if not isinstance(kind, str) or kind not in theirs.BASES or kind == "spectral":
         raise ValueError(f"config.architecture.kind={kind!r} is unknown")
     if kind == "residual" and architecture["spectral"] is not None:
         kind = "spectral"

@@ -42,7 +42,7 @@ def base_config(base_name: str, config: Mapping[str, Any], dtype: str = "float32
         fields["wave"] = _MODES[modes]
         if not modes[0]:  # without the wave psannlm reads none of its options
             fields = {k: v for k, v in fields.items() if k not in WAVE_NAMES.values()}
-    return bases.get(base_name)(**fields)
+    return bases.from_tree({"name": base_name, **fields})
 
 
 def flat_fields(base_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,19 +93,29 @@ def sine_config(options: Mapping[str, Any] | object) -> SineConfig:
     """
     if isinstance(options, SineConfig):
         return options
+    if not isinstance(options, Mapping) and not hasattr(options, "__dict__"):
+        raise ValueError(f"sine_params={options!r} must be a mapping, as {{'freq_init': 2.0}}")
     options = dict(options) if isinstance(options, Mapping) else dict(vars(options))
     trainable = options.pop("trainable", True)
+    if not isinstance(trainable, bool):
+        raise ValueError(f"sine_params.trainable={trainable!r} must be True or False")
     learnable = options.pop("learnable", None)
     fields: dict[str, Any] = {}
     for name, value in options.items():
         fields[_sine_field(name)] = tuple(value) if isinstance(value, list) else value
     if learnable is not None:
         learnable = [learnable] if isinstance(learnable, str) else learnable
+        if not isinstance(learnable, list | tuple | set | frozenset):
+            raise ValueError(f"sine_params.learnable={learnable!r} must name parameters")
         fields["learnable"] = tuple(_parameter(n) for n in learnable)
     elif not trainable:
         fields["learnable"] = ()
-    for name in PARAMETERS:  # psannlm takes a negative deviation for none
-        fields[f"{name}_std"] = max(0.0, fields.get(f"{name}_std", 0.0))
+    for name in PARAMETERS:
+        std = fields.get(f"{name}_std", 0.0)
+        if isinstance(std, int | float) and std < 0:  # psannlm takes it for none
+            fields[f"{name}_std"] = 0.0
+        elif isinstance(std, int | float) and std > 0:  # there it goes before a range
+            fields.pop(f"{name}_range", None)
     return from_tree(SineConfig, fields, "base.sine.")
 
 

@@ -39,6 +39,8 @@ def legacy_base(
     given = _known(config, "config", {**_DEFAULTS, **_FLAT_SINE})
     found = {**_DEFAULTS, **given}
     overrides = found.pop("overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"config.overrides={overrides!r:.60} must be a mapping")
     sine = _known(found.pop("sine") or {}, "config.sine", _SINE)
     sine |= {name: found.pop(key) for key, name in _FLAT_SINE.items() if key in found}
     name, rope = found.pop("base"), found.pop("rope")
@@ -47,6 +49,9 @@ def legacy_base(
         "rope" if rope else "sinusoidal"
     )
     fields["vocab_size"] = found["vocab_size"] or vocab_size
+    for key in ("d_model", "d_mlp", "vocab_size"):
+        if not isinstance(found[key], int | None):
+            raise ValueError(f"config.{key}={found[key]!r:.60} must be a whole number")
     fields["d_mlp"] = found["d_mlp"] or 4 * found["d_model"]
     if name == "geosparse":
         fields.pop("mlp_activation", None)  # its activation was an option that was not read

@@ -77,7 +77,8 @@ def dump(model: LM) -> dict[str, np.ndarray]:
         near, choice = place.near(), place.pair.choice
         for i, row in enumerate(place.rows):
             index = near if choice is None else _chosen(near, np.asarray(choice[...])[i])
-            state |= {name: index.astype(np.int64) for name in place.names(row)}
+            index = np.ascontiguousarray(index, np.int64)  # safetensors writes memory as it lies
+            state |= dict.fromkeys(place.names(row), index)
     return state
 
 
@@ -95,12 +96,12 @@ def load(base: Base, like: LM, state: Mapping[str, np.ndarray]) -> LM:
     for place in _places(model):
         tables = [_choice(place, row, state) for row in place.rows]
         if place.pair.choice is not None:
-            place.pair.choice = table(np.stack(tables), (None, "mlp"))
+            place.pair.choice = table(np.stack(tables), (None, "mlp"), len(place.pair.offsets))
         act: Any = place.pair.act
         if isinstance(act, Mixed):
             features = place.near().shape[0]
             one = _order(base, features, place.depth)
-            act.order = table(np.stack([one] * len(place.rows)), (None,))
+            act.order = table(np.stack([one] * len(place.rows)), (None,), features)
     return model
 
 
@@ -117,10 +118,13 @@ def _choice(place: _Place, row: int, state: Mapping[str, np.ndarray]) -> np.ndar
     wanted = (near.shape[0], place.pair.choice.shape[-2])
     if index.shape != wanted:
         raise ValueError(f"{first} has shape {index.shape}, the config wants {wanted}")
-    same = index[:, :, None] == near[:, None]  # [M, k, C]
-    if not same.any(-1).all():
-        raise ValueError(f"{first} connects features that the config's radius does not reach")
-    return same.argmax(-1).T
+    choice = np.empty(wanted[::-1], np.int32)
+    for i in range(wanted[1]):  # all k at once would be [M, k, C]
+        same = index[:, i, None] == near  # [M, C]
+        if not same.any(-1).all():
+            raise ValueError(f"{first} connects features that the config's radius does not reach")
+        choice[i] = same.argmax(-1)
+    return choice
 
 
 def _order(base: Any, features: int, depth: int) -> np.ndarray:

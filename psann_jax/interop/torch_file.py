@@ -1,6 +1,7 @@
 """A file of torch.save, read without torch: a zip of one pickle and the tensors' storages."""
 
 from collections.abc import Callable
+from functools import partial
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from psann_jax.interop.torch_tensor import DTYPES, Storages
 
 _PICKLE = "data.pkl"
 _LEAST_LIMIT, _EXPANSION = 1 << 26, 16  # bytes of tensors: for any file, and per byte of it
+_SET_ITEM = 64  # bytes
 _BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -31,7 +33,7 @@ def read(path: str | os.PathLike) -> Any:
             return _tree(archive, path.stat().st_size)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} {_no_zip(path, error)}") from None
-    except (ValueError, EOFError, NotImplementedError, OSError) as error:
+    except (ValueError, OverflowError, EOFError, NotImplementedError, OSError) as error:
         said = " ".join(str(error).split())  # it may quote what the file holds
         raise ValueError(f"{path} cannot be read: {said:.400}") from None
 
@@ -88,9 +90,9 @@ def _calls(storages: Storages) -> dict[str, Callable[..., Any]]:
         "torch._utils._rebuild_parameter": storages.parameter,
         "torch.Size": _size,
         "collections.OrderedDict": _ordered,
-        "builtins.set": _set,
+        "builtins.set": partial(_set, storages.make),
         "builtins.bytes": _no_bytes,
-        "_codecs.encode": _bytes,
+        "_codecs.encode": partial(_bytes, storages.make),
     }
 
 
@@ -107,17 +109,19 @@ def _size(*arguments: Any) -> tuple:
     raise ValueError("its pickle has a torch.Size that is no tuple of whole numbers")
 
 
-def _set(*arguments: Any) -> set:
+def _set(make: Callable[[int], None], *arguments: Any) -> set:
     match arguments:
         case (list(items),) if all(isinstance(item, str | int | float | bytes) for item in items):
+            make(_SET_ITEM * len(items))
             return set(items)
     raise ValueError("its pickle has a set that is not of a list of scalars")
 
 
-def _bytes(*arguments: Any) -> bytes:
+def _bytes(make: Callable[[int], None], *arguments: Any) -> bytes:
     """Protocol 2 has no opcode for bytes: they are text of latin-1."""
     match arguments:
         case (str(text), "latin1"):
+            make(len(text))
             return text.encode("latin1")
     raise ValueError("its pickle has bytes that are not text of latin1")
 

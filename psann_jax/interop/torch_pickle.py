@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 MOST_BYTES, MOST_OPCODES, MOST_NODES, MOST_DEPTH = 1 << 26, 4_000_000, 4_000_000, 100
+_MOST_KEY = 1 << 53
 _SCALARS = (str, int, float, bool, bytes, type(None))
 _PUSHED = (
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
@@ -197,9 +198,11 @@ def _meaning(value: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dict or set: scalars alone, whose hash is cheap."""
+    """A key of a dict or set: a scalar, and no number made to collide with others."""
     if not isinstance(value, _SCALARS):
         _refuse(f"a {_kind(value)} as a key")
+    if isinstance(value, int | float) and not abs(value) < _MOST_KEY:
+        _refuse(f"the key {value!r:.40}")
     return value
 
 

@@ -38,7 +38,7 @@ class Storages:
 
     Args:
       read: the bytes of a storage, by its key; raises ValueError if there is none.
-      most_bytes: of all tensors together, so that no stride of 0 makes a small file huge.
+      most_bytes: of all that is made, so that no stride of 0 makes a small file huge.
     """
 
     def __init__(self, read: Callable[[str], bytes], most_bytes: int):
@@ -57,6 +57,14 @@ class Storages:
         if (elements.dtype, elements.size) != (dtype, count):
             raise ValueError(f"its storage {key} is declared twice, as different things")
         return self._known[key]
+
+    def make(self, count: int) -> None:
+        """Counts bytes that something in the pickle is about to take."""
+        self._made += count
+        if self._made > self._most:
+            raise ValueError(
+                f"its tensors and other values would take more than {self._most} bytes"
+            )
 
     def tensor(self, *arguments: Any) -> np.ndarray:
         """A copy of the view that torch's rebuild functions describe.
@@ -83,6 +91,7 @@ class Storages:
     def _view(
         self, elements: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
     ) -> np.ndarray:
+        stride = tuple(s if n > 1 else 0 for n, s in zip(size, stride, strict=True))
         steps = [(n - 1) * s for n, s in zip(size, stride, strict=True)]
         last = offset if 0 in size else offset + sum(steps) + 1
         if last > elements.size or len(size) > MOST_AXES:
@@ -90,9 +99,7 @@ class Storages:
                 f"its pickle has a tensor of {_shape(offset, size, stride)}, which leaves its "
                 f"storage of {elements.size} elements or has more than {MOST_AXES} axes"
             )
-        self._made += math.prod(size) * elements.itemsize
-        if self._made > self._most:
-            raise ValueError(f"its tensors would take more than {self._most} bytes")
+        self.make(math.prod(size) * elements.itemsize)
         if 0 in size:
             return np.zeros(size, elements.dtype)
         strides = [s * elements.itemsize for s in stride]

@@ -9,7 +9,6 @@ import numpy as np
 
 from psann_jax.nn.sine import POINTWISE, Sine, SineConfig
 from psann_jax.nn.table import table, torch_permutation
-from psann_jax.ops.sine import sine
 
 LAYOUTS = ("random", "contiguous")
 
@@ -59,7 +58,7 @@ class Mixed(nnx.Module):
         counts = config.counts(features)
         ends = np.cumsum(counts).tolist()
         self.parts = tuple(zip(config.types, ends, counts, strict=True))
-        self.order = table(order(features, config, rngs), (None,))
+        self.order = table(order(features, config, rngs), (None,), features)
         n = dict(zip(config.types, counts, strict=True)).get("sine", 0)
         # Its features lie anywhere, so its parameters stay whole on every device.
         self.sine = Sine(n, sine, axis="norm", rngs=rngs) if n else None
@@ -73,8 +72,7 @@ class Mixed(nnx.Module):
                 chosen = jnp.zeros(order.shape, bool).at[mine].set(True)
                 y = y + jnp.where(chosen, POINTWISE[kind](z), 0)
             elif self.sine is not None:
-                full = (jnp.zeros(order.shape).at[mine].set(v) for v in self.sine.values())
-                y = y + sine(z, *full, envelope=self.sine.envelope)  # amplitude 0 elsewhere
+                y = y + self.sine.at(z, mine)
         return y
 
 

@@ -67,7 +67,14 @@ class SineConfig:
         interval = getattr(self, f"{name}_range")
         if interval is not None and not all(math.isfinite(v) and v >= 0 for v in interval):
             raise ValueError(f"base.sine.{name}_range={interval} must be two numbers >= 0")
-        low, high = getattr(self, f"{name}_bounds") or (None, None)
+        if std and interval is not None:
+            raise ValueError(
+                f"base.sine.{name}_std={std} and base.sine.{name}_range={interval} are two ways to "
+                "draw the start; give one of them"
+            )
+        bounds = low, high = getattr(self, f"{name}_bounds") or (None, None)
+        if not all(v is None or (math.isfinite(v) and v >= 0) for v in bounds):
+            raise ValueError(f"base.sine.{name}_bounds={bounds} must be numbers >= 0, or None")
         if low is not None and high is not None and low > high:
             raise ValueError(
                 f"base.sine.{name}_bounds={(low, high)}: the low one exceeds the high one"
@@ -94,6 +101,11 @@ class Sine(nnx.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         """[..., F] -> [..., F]."""
         return sine(z, *self.values(), envelope=self.envelope)
+
+    def at(self, z: jax.Array, place: jax.Array) -> jax.Array:
+        """The sine of the features `place` [n] of z [..., F], its n; 0 in the others."""
+        full = (jnp.zeros(z.shape[-1:]).at[place].set(v) for v in self.values())
+        return sine(z, *full, envelope=self.envelope)  # amplitude 0 elsewhere
 
     def values(self) -> list[jax.Array]:
         """Amplitude, frequency and damping, each [F] and positive."""

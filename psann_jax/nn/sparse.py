@@ -21,6 +21,7 @@ from psann_jax.sharding import constrain
 
 PATTERNS = ("local", "random", "hash")
 _MOST_SHIFTS = 81  # neighbours up to which shifts beat a gather of fewer, forward and backward
+_WIDEST = 64  # radius
 _DEPTH_SEED = 9973  # psannlm's step between the seeds of the blocks of an MLP
 
 
@@ -42,10 +43,15 @@ class GeometryConfig:
         for name in ("k", "depth"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"base.geometry.{name}={value} must be at least 1")
-        if self.radius < 0:
-            raise ValueError(f"base.geometry.radius={self.radius} must not be negative")
+        if not 0 <= self.radius <= _WIDEST:
+            raise ValueError(f"base.geometry.radius={self.radius} must be in [0, {_WIDEST}]")
         if self.offsets is not None and not self.offsets:
             raise ValueError("base.geometry.offsets=() is empty; None takes the radius")
+        if self.offsets is not None and self.radius != 1:
+            raise ValueError(
+                f"base.geometry.radius={self.radius} has no effect beside base.geometry.offsets; "
+                "leave one of them out"
+            )
         for name, allowed in (("pattern", PATTERNS), ("wrap_mode", tuple(BORDERS))):
             if (value := getattr(self, name)) not in allowed:
                 listed = ", ".join(allowed)
@@ -55,8 +61,10 @@ class GeometryConfig:
         """H, W for so many features.
 
         Raises:
-          ValueError: `shape` does not hold them.
+          ValueError: `shape` does not hold them, or a feature has more connections than there are.
         """
+        if self.k > features:
+            raise ValueError(f"base.geometry.k={self.k} is more than base.d_mlp={features}")
         if self.shape is None:
             height = next(h for h in range(math.isqrt(features), 0, -1) if features % h == 0)
             return height, features // height
@@ -71,12 +79,24 @@ class GeometryConfig:
         """The neighbours that `pattern` chooses from."""
         return square(self.radius) if self.offsets is None else self.offsets
 
-    def used_offsets(self) -> tuple[Offset, ...]:
-        """The neighbours that are read: for "local" the first k, over again if they are fewer."""
-        every = self.all_offsets()
+    def used_offsets(self, grid: tuple[int, int]) -> tuple[Offset, ...]:
+        """The neighbours that are read: for "local" the first k, over again if they are fewer.
+
+        No offset leaves the grid by more than its size, which would change nothing but memory.
+        """
+        every = tuple(_near(offset, grid, self.wrap_mode) for offset in self.all_offsets())
         if self.pattern != "local":
             return every
         return tuple(every[i % len(every)] for i in range(self.k))
+
+
+def _near(offset: Offset, grid: tuple[int, int], border: str) -> Offset:
+    """The offset that reaches the same features, less than the grid's size away."""
+    row, column = (
+        n % size if border == "wrap" and abs(n) >= size else max(1 - size, min(n, size - 1))
+        for n, size in zip(offset, grid, strict=True)
+    )
+    return row, column
 
 
 class SparseLinear(nnx.Module):
@@ -113,7 +133,7 @@ class SparsePair(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.shape, self.border = config.grid(features), config.wrap_mode
-        self.offsets = config.used_offsets()
+        self.offsets = config.used_offsets(self.shape)
         drawn, draws = config.pattern != "local", (config.k, features)
         self.choice = _choice(draws, len(self.offsets), config.seed, rngs) if drawn else None
         self.fc1 = SparseLinear(features, config, rngs=rngs)
@@ -188,7 +208,7 @@ class GeoSparseMLP(nnx.Module):
 
 def _choice(shape: tuple[int, int], among: int, seed: int | None, rngs: nnx.Rngs) -> Table:
     drawn = jax.random.randint(table_key(seed, rngs), shape, 0, among)
-    return table(drawn, (None, "mlp"))
+    return table(drawn, (None, "mlp"), among)
 
 
 def of_block(config: Any, i: int) -> Any:

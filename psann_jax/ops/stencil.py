@@ -125,8 +125,8 @@ def gathered(x: jax.Array, weight: jax.Array, index: jax.Array) -> jax.Array:
       weight: [k, M].
       index: [M, k] int32.
     """
-    total = jnp.zeros(x.shape, jnp.float32)
-    for i in range(weight.shape[0]):
+    total, x32 = jnp.zeros(x.shape, jnp.float32), x.astype(jnp.float32)
+    for i in range(weight.shape[0]):  # of float32, so that the gradient of x is summed in it
         w = weight[i].astype(x.dtype).astype(jnp.float32)
-        total = total + w * jnp.take(x, index[:, i], axis=-1).astype(jnp.float32)
+        total = total + w * jnp.take(x32, index[:, i], axis=-1)
     return total.astype(x.dtype)

@@ -13,7 +13,7 @@ from psann_jax import bases
 from psann_jax.config import Config, leaves
 from psann_jax.data import DataConfig, Tokenizer, load_tokenizer
 from psann_jax.interop.folder import is_model_folder, load_folder
-from psann_jax.model import LM
+from psann_jax.model import LM, trainable
 from psann_jax.nn.block import Residual
 from psann_jax.nn.norm import NORMS
 from psann_jax.nn.sine import Sine
@@ -42,7 +42,7 @@ def parameters_by_part(model: Any) -> dict[str, int]:
     """
     parts = {"/".join(map(str, path)): part for path, part in _parts(model)}
     counts: dict[str, int] = {}
-    for name, leaf in named_arrays(model).items():
+    for name, leaf in named_arrays(trainable(model)).items():
         inside = [prefix for prefix in parts if name.startswith(prefix + "/")]
         part = parts[max(inside, key=len)] if inside else "scale"
         counts[part] = counts.get(part, 0) + leaf.size

@@ -13,6 +13,7 @@ from psann_jax import bases
 from psann_jax.bases import ResPSANN
 from psann_jax.evals.sine import PHASE_EDGES, has_sines, measure, parameter_values, phase_sums
 from psann_jax.model import LM
+from psann_jax.nn.mixed import MixedConfig
 from psann_jax.nn.sine import Sine, SineConfig
 from psann_jax.seq import Batch, Seq
 
@@ -199,6 +200,13 @@ def test_whether_a_base_has_sines(name, options, holds):
 def test_every_registered_base_can_be_measured(name):
     base = bases.get(name)(**SIZES, n_layers=2)
     assert bool(_measured(base)) == has_sines(base)
+
+
+def test_the_sines_among_mixed_activations_are_measured_on_their_own_features():
+    mixed = MixedConfig(types=("relu", "sine"), ratios=(0.75, 0.25))
+    base = bases.get("geosparse")(**SIZES, n_layers=1, mlp_activation="mixed", mixed=mixed)
+    (sine,) = _measured(base)
+    assert sine.values["frequency"].value.size == base.mlp_features // 4
 
 
 def test_a_model_in_bfloat16_is_measured_in_float32():

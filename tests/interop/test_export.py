@@ -16,6 +16,7 @@ from psann_jax.interop.export import export
 from psann_jax.interop.folder import SavedModel
 from psann_jax.interop.psannlm_canonical import canonical_config
 from psann_jax.interop.torch_file import read
+from psann_jax.nn.sparse import GeometryConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "torch"
 TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
@@ -84,3 +85,15 @@ def test_a_tokenizer_that_psannlm_does_not_have_is_refused(tiny, tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tiny, tmp_path, ending):
     with pytest.raises(ValueError, match=rf"none/m\{ending} cannot be written"):
         export(tmp_path / "none" / f"m{ending}", _saved(tiny))
+
+
+@pytest.mark.parametrize("pattern", ["local", "random"])
+def test_both_formats_hold_the_same_numbers(tiny, tmp_path, pattern):
+    geometry = GeometryConfig(pattern=pattern, k=3, seed=1)
+    base = bases.get("geosparse")(**TINY, dtype="float32", geometry=geometry)
+    saved = SavedModel(base, tiny("geosparse", geometry=geometry), None, 8)
+    for name in ("m.pt", "m.safetensors"):
+        export(tmp_path / name, saved)
+    tensors = load_file(tmp_path / "m.safetensors")
+    for name, array in read(tmp_path / "m.pt")["state_dict"].items():
+        np.testing.assert_array_equal(tensors[name], array)

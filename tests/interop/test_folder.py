@@ -2,10 +2,11 @@
 
 import json
 
+from flax import nnx
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from psann_jax import bases
 from psann_jax.data import DataConfig, prepare
@@ -18,6 +19,8 @@ from psann_jax.interop.folder import (
     load_folder,
     save_folder,
 )
+from psann_jax.model import LM
+from psann_jax.nn.sparse import GeometryConfig
 
 TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
 
@@ -132,3 +135,23 @@ def test_a_place_that_cannot_be_written_is_a_value_error(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be saved"):
         save_folder(tmp_path / "file", _saved(tiny))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("choice", lambda a: a + 10**6, "an index table holds 1000"),
+        ("choice", lambda a: a.astype(np.float32), "float32.*int32"),
+        ("kernel", lambda a: a.astype(np.float16), "float16.*float32"),
+    ],
+)
+def test_weights_of_another_kind_or_range_are_refused(tmp_path, tiny, name, change, said):
+    geometry = GeometryConfig(pattern="random", k=3)
+    base = bases.get("geosparse")(**TINY, dtype="float32", geometry=geometry)
+    model = LM(base, rngs=nnx.Rngs(0))
+    save_folder(tmp_path, SavedModel(base, model, None, 8))
+    arrays = load_file(tmp_path / "model.safetensors")
+    arrays = {k: change(v) if k.endswith(name) else v for k, v in arrays.items()}
+    save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=said):
+        load_folder(tmp_path)
