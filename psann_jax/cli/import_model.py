@@ -47,7 +47,7 @@ def _import(args: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
     if saved.tokenizer is None:
         print("note: it has no tokenizer; to generate, give one by --tokenizer", file=sys.stderr)
-    print(f"{type(saved.base).__name__}, {parameter_count(saved.model):,} parameters: {out}")
+    print(f"{type(saved.base).__name__}, {parameter_count(saved.model):,} parameters: {args.out}")
 
 
 def _check_place(out: Path, force: bool) -> None:

@@ -206,7 +206,7 @@ def test_the_sines_among_mixed_activations_are_measured_on_their_own_features():
     mixed = MixedConfig(types=("relu", "sine"), ratios=(0.75, 0.25))
     base = bases.get("geosparse")(**SIZES, n_layers=1, mlp_activation="mixed", mixed=mixed)
     (sine,) = _measured(base)
-    assert sine.values["frequency"].value.size == base.mlp_features // 4
+    assert sine.values["frequency"].values.size == base.mlp_features // 4
 
 
 def test_a_model_in_bfloat16_is_measured_in_float32():

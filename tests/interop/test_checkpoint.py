@@ -155,8 +155,8 @@ def test_a_fault_is_named_with_its_file_and_key(tmp_path, path):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("geometry/k", 1 << 30, "the config wants (16, 1073741824)"),
-        ("geometry/radius", 1 << 30, "config.architecture.geometry.radius"),
+        ("geometry/k", 1 << 30, "base.geometry.k=1073741824 is more than base.d_mlp=16"),
+        ("geometry/radius", 1 << 30, "base.geometry.radius=1073741824 must be in [0, 64]"),
         ("geometry_execution/depth", 1 << 30, "config.architecture.geometry_execution.depth"),
         ("geometry/seed", 1 << 63, "config.architecture.geometry.seed"),
         ("geometry/shape", [1 << 30, 1 << 30], "base.geometry.shape"),

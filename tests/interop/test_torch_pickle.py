@@ -40,7 +40,8 @@ def _loads(data):
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-KEYS = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False)
+NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-9e15, 9e15)
+KEYS = st.text() | st.booleans() | NUMBERS
 
 
 def _containers(inside):
@@ -216,3 +217,8 @@ def test_any_bytes_are_read_or_refused(data):
         _loads(b"\x80\x02" + data + b".")
     except ValueError as error:
         assert str(error)
+
+
+def test_keys_that_are_made_to_collide_are_refused():
+    with pytest.raises(ValueError, match="the key 2305843009213693951"):
+        _loads(pickle.dumps({2**61 - 1: 0}))
