@@ -45,12 +45,12 @@ GEOMETRIES = st.builds(
     k=st.integers(1, 11),
     pattern=st.sampled_from(["local", "random", "hash"]),
     radius=st.integers(0, 2),
-    offsets=st.sampled_from([None, ((0, 1), (-1, 2))]),
     wrap_mode=st.sampled_from(["clamp", "wrap"]),
     bias=st.booleans(),
     seed=st.sampled_from([None, 3]),
     depth=st.integers(1, 2),
 )
+GEOMETRIES |= st.builds(GeometryConfig, k=st.integers(1, 3), offsets=st.just(((0, 1), (-1, 2))))
 MIXES = st.builds(
     MixedConfig,
     types=st.sampled_from([("sine", "gelu"), ("tanh", "relu", "sine"), ("relu", "gelu")]),

@@ -92,6 +92,10 @@ def _tokens(seed=0, shape=(B, T)):
     return np.random.default_rng(seed).integers(0, SIZES["vocab_size"], shape).astype(np.int32)
 
 
+# What compiles long is asked of each base, and of one that stores tables with its weights.
+PLAIN = (*BASES, "gated_sine", "geosparse-random")
+
+
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     return request.param
@@ -118,6 +122,7 @@ def test_prefill_and_decoding_one_by_one_equal_the_full_forward(variant):
     )
 
 
+@pytest.mark.parametrize("variant", PLAIN)
 def test_the_weights_that_decoding_reads_give_the_same_logits_in_bfloat16(variant):
     name, fields = VARIANTS[variant]
     base = bases.get(name)(**SIZES, dtype="bfloat16", **fields)
@@ -173,6 +178,7 @@ def test_packed_documents_equal_each_alone(variant):
         start += n
 
 
+@pytest.mark.parametrize("variant", PLAIN)
 def test_packed_documents_have_no_gradient_into_each_other(variant):
     _, model = _made(variant)
     tokens, (_, seq) = _tokens(shape=(1, T)), _packed()
@@ -197,6 +203,7 @@ def test_scanned_layers_equal_unrolled_ones(variant):
     )
 
 
+@pytest.mark.parametrize("variant", PLAIN)
 def test_scanned_gradients_equal_unrolled_ones(variant):
     batch, grads = _batch(B, T), []
     for scan in (False, True):
