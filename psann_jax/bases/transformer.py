@@ -19,7 +19,7 @@ class Transformer(Base):
 
     By default psannlm's: LayerNorm, exact GELU. The modern one is norm="rms",
     mlp_activation="swiglu"; its MLP has three matrices, so that d_mlp=None is 8/3 d_model there,
-    rounded up to a multiple of 8, which keeps the number of parameters.
+    rounded up to a multiple of 8, for nearly the same number of parameters.
     """
 
     norm: str = "layer"  # layer or rms, the last one too

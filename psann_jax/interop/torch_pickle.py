@@ -208,9 +208,9 @@ def _key(value: Any) -> Any:
 
 def _check_tree(tree: Any) -> None:
     """Counts a node each time it is reached, so what repeats itself or holds itself is refused."""
-    todo, nodes = [(tree, 0)], 1
-    while todo:
-        node, depth = todo.pop()
+    pending, nodes = [(tree, 0)], 1
+    while pending:
+        node, depth = pending.pop()
         if isinstance(node, _SCALARS) or type(node) is np.ndarray:
             continue
         if type(node) not in (dict, list, tuple, set):
@@ -221,4 +221,4 @@ def _check_tree(tree: Any) -> None:
             raise ValueError(
                 f"its pickle makes a tree of more than {MOST_NODES} values or {MOST_DEPTH} levels"
             )
-        todo += [(value, depth + 1) for value in inside]
+        pending += [(value, depth + 1) for value in inside]

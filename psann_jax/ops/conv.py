@@ -31,10 +31,7 @@ def causal_conv(
     """
     width, length = taps.shape[0], x.shape[1]
     reach = span(width, dilation)
-    if past is None:
-        history = jnp.pad(x, ((0, 0), (reach, 0), (0, 0)))
-    else:
-        history = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    history = with_past(x, past, reach)
     y = x.astype(jnp.float32) * taps[-1]
     for i in range(width - 1):
         lag = reach - i * dilation
@@ -43,6 +40,13 @@ def causal_conv(
             seen = jnp.where(positions[..., None] >= lag, seen, 0)
         y = y + seen.astype(jnp.float32) * taps[i]
     return y.astype(x.dtype), history
+
+
+def with_past(x: jax.Array, past: jax.Array | None, reach: int) -> jax.Array:
+    """The `reach` inputs before x [B, T, D], zeros where past is None, and x: [B, reach + T, D]."""
+    if past is None:
+        return jnp.pad(x, ((0, 0), (reach, 0), (0, 0)))
+    return jnp.concatenate([past.astype(x.dtype), x], axis=1)
 
 
 def last_inputs(history: jax.Array, reach: int, segments: jax.Array | None) -> jax.Array:

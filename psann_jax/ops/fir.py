@@ -9,6 +9,7 @@ the filter and between two others; what goes on from a past is direct.
 import jax
 import jax.numpy as jnp
 
+from psann_jax.ops.conv import with_past
 from psann_jax.sharding import distributed
 
 BY_FFT = 96  # taps, and tokens, from which the FFT wins (measured on a CPU, forward and backward)
@@ -38,10 +39,7 @@ def fir(
       y [B, T, D], and past with x behind it, [B, W - 1 + T, D].
     """
     width, length = taps.shape[0], x.shape[1]
-    if past is None:
-        history = jnp.pad(x, ((0, 0), (width - 1, 0), (0, 0)))
-    else:
-        history = jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    history = with_past(x, past, width - 1)
     if positions is not None:
         positions = jnp.broadcast_to(positions, x.shape[:2])
     if past is not None or min(width, length) < BY_FFT:
