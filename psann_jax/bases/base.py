@@ -22,6 +22,8 @@ class Base:
 
     positions: ClassVar[tuple[str, ...]] = ("rope", "alibi", "sinusoidal")
     recurrent: ClassVar[bool] = False
+    # Modules of the model whose gradients training compares; a hybrid names its parts here.
+    branches: ClassVar[tuple[str, ...]] = ()
 
     vocab_size: int | None = None  # None: as many as the tokenizer has
     d_model: int = 512
@@ -64,7 +66,8 @@ class Base:
 
     def _share(self, *names: str) -> None:
         for name in names:
-            if not 0 <= (value := getattr(self, name)) < 1:
+            value = getattr(self, name)
+            if not all(0 <= v < 1 for v in (value if isinstance(value, tuple) else (value,))):
                 raise ValueError(f"base.{name}={value} must be in [0, 1)")
 
     def _finite(self, *names: str) -> None:

@@ -12,12 +12,21 @@ from psann_jax.sharding import constrain
 
 
 class MLP(nnx.Module):
-    """down(act(up(x))), D -> F -> D with biases; mixes features only, so it has no state."""
+    """down(act(up(x))), D -> F -> D; mixes features only, so it has no state."""
 
-    def __init__(self, d_model: int, *, d_mlp: int, act: str, sine: SineConfig, rngs: nnx.Rngs):
-        self.up = Linear(d_model, d_mlp, ("embed", "mlp"), bias=True, rngs=rngs)
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_mlp: int,
+        act: str,
+        sine: SineConfig,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        self.up = Linear(d_model, d_mlp, ("embed", "mlp"), bias=bias, rngs=rngs)
         self.act = activation(act, d_mlp, sine, axis="mlp", rngs=rngs)
-        self.down = Linear(d_mlp, d_model, ("mlp", "embed"), bias=True, rngs=rngs)
+        self.down = Linear(d_mlp, d_model, ("mlp", "embed"), bias=bias, rngs=rngs)
 
     def __call__(self, x: jax.Array, seq: Seq, state: None = None):  # [B, T, D]
         h = constrain(self.up(x), "batch", "length", "mlp")  # [B, T, F]

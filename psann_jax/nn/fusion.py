@@ -1,0 +1,170 @@
+"""Two mixers side by side on one input, and the ways to join what they say.
+
+Source: GroundThink V4, its parallel hybrid blocks (HY, GF, WS, RF, CP, HGF).
+"""
+
+from collections.abc import Callable
+from functools import partial
+import math
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from psann_jax.nn.block import MixerFactory, State
+from psann_jax.nn.dropout import drop_path
+from psann_jax.nn.linear import XAVIER, Initializer, Linear
+from psann_jax.nn.norm import NoNorm, RMSNorm
+from psann_jax.seq import Seq
+
+Means = dict[str, jax.Array]  # scalars, by what they are the mean of
+
+
+class Gains(nnx.Module):
+    """g_a a + g_b b with learned gains [D] each (HY)."""
+
+    def __init__(self, d_model: int, *, start: tuple[float, float], rngs: nnx.Rngs):
+        self.a, self.b = (nnx.Param(jnp.full((d_model,), s), axes=("norm",)) for s in start)
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
+        y = self.a[...] * a.astype(jnp.float32) + self.b[...] * b.astype(jnp.float32)
+        return y.astype(a.dtype)
+
+    def means(self, a: jax.Array, b: jax.Array) -> Means:
+        return {"gain_a": jnp.mean(self.a[...]), "gain_b": jnp.mean(self.b[...])}
+
+
+class Gate(nnx.Module):
+    """g a + (1 - g) b, g = sigmoid([a; b] w + bias) of each token (GF), or also feature (HGF).
+
+    The weights of a gate a token start at 0, those a feature at a tenth of Xavier's, and the
+    bias where the sigmoid is `start`.
+    """
+
+    def __init__(self, d_model: int, *, start: float, wide: bool, rngs: nnx.Rngs):
+        init, axes = (_tenth, ("heads", "embed")) if wide else (_zeros, ("heads", None))
+        self.weigh = Linear(2 * d_model, d_model if wide else 1, axes, init=init, rngs=rngs)
+        bias = jnp.full((d_model if wide else 1,), math.log(start / (1.0 - start)))
+        self.bias = nnx.Param(bias, axes=("norm" if wide else None,))
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
+        g = self.gate(a, b)
+        return (g * a.astype(jnp.float32) + (1.0 - g) * b.astype(jnp.float32)).astype(a.dtype)
+
+    def gate(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """The share of a, [B, T, D] or [B, T, 1] float32."""
+        z = self.weigh(jnp.concatenate([a, b], axis=-1))
+        return jax.nn.sigmoid(z.astype(jnp.float32) + self.bias[...])
+
+    def means(self, a: jax.Array, b: jax.Array) -> Means:
+        return {"gate": jnp.mean(self.gate(a, b))}
+
+
+class Blend(nnx.Module):
+    """s a + (1 - s) b with one learned scalar s, not squashed (WS)."""
+
+    def __init__(self, d_model: int, *, start: float, rngs: nnx.Rngs):
+        self.share = nnx.Param(jnp.full((1,), start), axes=(None,))
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
+        s = self.share[...]
+        return (s * a.astype(jnp.float32) + (1.0 - s) * b.astype(jnp.float32)).astype(a.dtype)
+
+    def means(self, a: jax.Array, b: jax.Array) -> Means:
+        return {"gate": jnp.mean(self.share[...])}
+
+
+class Correction(nnx.Module):
+    """a + b W, W [D, D] from N(0, 0.01) (RF)."""
+
+    def __init__(self, d_model: int, *, rngs: nnx.Rngs):
+        small = jax.nn.initializers.normal(0.01)
+        self.turn = Linear(d_model, d_model, ("heads", "embed"), init=small, rngs=rngs)
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
+        return a + self.turn(b)
+
+    def means(self, a: jax.Array, b: jax.Array) -> Means:
+        return {"gain_a": jnp.float32(1.0), "gain_b": _gain(self.turn(b), b)}
+
+
+class Projection(nnx.Module):
+    """[a; b] W, W [2 D, D] (CP)."""
+
+    def __init__(self, d_model: int, *, rngs: nnx.Rngs):
+        self.join = Linear(2 * d_model, d_model, ("heads", "embed"), rngs=rngs)
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
+        return self.join(jnp.concatenate([a, b], axis=-1))
+
+    def means(self, a: jax.Array, b: jax.Array) -> Means:
+        nothing = jnp.zeros_like(a)
+        alone = {"gain_a": (self(a, nothing), a), "gain_b": (self(nothing, b), b)}
+        return {name: _gain(*pair) for name, pair in alone.items()}
+
+
+def _gain(y: jax.Array, x: jax.Array) -> jax.Array:
+    """The root mean square of y over that of x."""
+    power = [jnp.mean(jnp.square(z.astype(jnp.float32))) for z in (y, x)]
+    return jnp.sqrt(power[0] / jnp.maximum(power[1], 1e-30))
+
+
+def _tenth(key: jax.Array, shape, dtype=jnp.float32, **_) -> jax.Array:
+    return 0.1 * XAVIER(key, shape, dtype)
+
+
+_zeros: Initializer = jax.nn.initializers.zeros
+Fusion = Gains | Gate | Blend | Correction | Projection
+FUSIONS: dict[str, Callable[..., Fusion]] = {
+    "gains": Gains,
+    "gate": partial(Gate, wide=False),
+    "wide_gate": partial(Gate, wide=True),
+    "blend": Blend,
+    "correction": Correction,
+    "projection": Projection,
+}
+
+
+class Hybrid(nnx.Module):
+    """fuse(rwkv(x), mamba(x)): RWKV-6 and Mamba-2 read the same x; their states are a pair.
+
+    Args:
+      rwkv, mamba: make the two mixers.
+      fuse: makes what joins them, from (d_model, rngs=...).
+      out_norm: an RMSNorm on what each says, so that both speak as loud.
+      dropout: shares of rows for which rwkv, mamba says nothing in training.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        rwkv: MixerFactory,
+        mamba: MixerFactory,
+        fuse: Callable[..., Fusion],
+        out_norm: bool,
+        dropout: tuple[float, float],
+        rngs: nnx.Rngs,
+    ):
+        self.rwkv, self.mamba = rwkv(d_model, rngs=rngs), mamba(d_model, rngs=rngs)
+        norm = RMSNorm if out_norm else NoNorm
+        self.rwkv_norm, self.mamba_norm = norm(d_model), norm(d_model)
+        self.fuse = fuse(d_model, rngs=rngs)
+        self.dropout = dropout
+
+    def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]
+        (a, b), state = self.branches(x, seq, state)
+        a = drop_path(a, self.dropout[0], seq.fold(3).key)
+        b = drop_path(b, self.dropout[1], seq.fold(4).key)
+        return self.fuse(a, b), state
+
+    def branches(self, x: jax.Array, seq: Seq, state: State = None):
+        """What the two say before they are joined, [B, T, D] each, and their states."""
+        past = (None, None) if state is None else state
+        a, new_a = self.rwkv(x, seq, past[0])
+        b, new_b = self.mamba(x, seq, past[1])
+        new = None if state is None else (new_a, new_b)
+        return (self.rwkv_norm(a), self.mamba_norm(b)), new
+
+    def init_state(self, batch: int, max_len: int, dtype) -> State:
+        return tuple(mixer.init_state(batch, max_len, dtype) for mixer in (self.rwkv, self.mamba))
