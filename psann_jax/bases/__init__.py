@@ -2,6 +2,8 @@
 
 from psann_jax.bases.base import Base
 from psann_jax.bases.geosparse import GeoSparse
+from psann_jax.bases.groundthink import GroundThink
+from psann_jax.bases.presets import list_presets, preset
 from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
 from psann_jax.bases.sgrpsann import SGRPSANN
@@ -11,6 +13,7 @@ from psann_jax.bases.waveresnet import WaveResNet
 __all__ = [
     "Base",
     "GeoSparse",
+    "GroundThink",
     "ResPSANN",
     "SGRPSANN",
     "Transformer",
@@ -18,8 +21,10 @@ __all__ = [
     "elsewhere",
     "from_tree",
     "get",
+    "list_presets",
     "name_of",
     "names",
+    "preset",
     "register",
     "to_tree",
 ]

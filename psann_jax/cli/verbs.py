@@ -3,12 +3,23 @@
 import argparse
 from typing import Any
 
-from psann_jax.cli import config, eval, export, generate, import_model, inspect, tokenizer, train
+from psann_jax.cli import (
+    config,
+    eval,
+    export,
+    gates,
+    generate,
+    import_model,
+    inspect,
+    tokenizer,
+    train,
+)
 
 _VERBS: dict[str, Any] = {
     "generate": generate,
     "eval": eval,
     "inspect": inspect,
+    "gates": gates,
     "tokenizer": tokenizer,
     "import": import_model,
     "export": export,

@@ -46,6 +46,16 @@ def ngram_bits_per_byte(
     return results
 
 
+def unigram_nats(rows: Rows, vocab_size: int) -> float:
+    """Entropy of how often each token is a target in `rows`, in nats a token."""
+    counts = np.zeros(vocab_size, np.int64)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        batch = rows.batch(np.arange(first, min(first + _ROWS_AT_ONCE, len(rows))))
+        counts += np.bincount(batch.targets[batch.weights > 0], minlength=vocab_size)
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
 @dataclasses.dataclass(frozen=True)
 class KneserNey:
     """Probabilities of the last token of a gram given those before it.

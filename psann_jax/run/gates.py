@@ -1,0 +1,111 @@
+"""The validation gates of a run, or of a preset that is trained for it in memory."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from flax import nnx
+import jax
+import numpy as np
+
+from psann_jax import bases, sharding
+from psann_jax.config import Config
+from psann_jax.data import Corpus, DataConfig, Rows, prepare
+from psann_jax.evals import gates, gates_run
+from psann_jax.evals.gates_kernels import kernels
+from psann_jax.evals.ngram import unigram_nats
+from psann_jax.model import LM
+from psann_jax.run.load import load_run
+from psann_jax.run.plan import make_plan, with_vocabulary
+from psann_jax.run.report import Report
+from psann_jax.run.train import train
+from psann_jax.run.workdir import Workdir
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.metrics import read_metrics
+from psann_jax.train.optimizer import OptimizerConfig
+
+JSON = "gates.json"
+_LENGTH, _ROWS = 64, 8  # of a preset's steps, as in GroundThink's own benchmark
+_PROBED = 2, 64  # rows and most tokens of a row that a model is shown
+
+
+def check(
+    name: str, report: Report, *, sources: tuple[str, ...] = (), steps: int = 1000
+) -> list[gates.Gate]:
+    """Every gate of a run's workdir, or of a preset.
+
+    Args:
+      name: a workdir, or a name that `bases.preset` knows.
+      sources: files of text; none: the run's own, and for a preset the embedded text.
+      steps: how long a preset is trained, on 8 rows of 64 characters a step.
+
+    Raises:
+      ValueError: neither a run nor a preset, no whole checkpoint, or unreadable text.
+    """
+    if Path(name).exists():
+        return _of_run(name, sources)
+    if steps < 1:
+        raise ValueError(f"--steps={steps} must be at least 1")
+    try:
+        base = bases.preset(name, dtype="float32")
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no folder, so it should name a preset: {error}") from None
+    return _of_preset(base, sources, steps, report)
+
+
+def write(found: list[gates.Gate], path: str | os.PathLike) -> None:
+    """The gates as JSON."""
+    tree = [dataclasses.asdict(gate) for gate in found]
+    Path(path).write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
+    run, workdir = load_run(path, "newest"), Workdir(path)
+    data = run.config.data
+    if sources:
+        chosen = {"sources": sources, "tokenizer_path": str(workdir.tokenizer)}
+        data = dataclasses.replace(data, **chosen)
+    elif workdir.texts_in_memory():
+        raise ValueError(f"{path} was trained on texts in memory; name files with --text")
+    corpus = prepare(data)
+    return _gates(run.config, corpus, run.model, read_metrics(workdir.metrics))
+
+
+def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
+    config = Config(
+        base=base,
+        data=DataConfig(
+            sources=sources, tokenizer="char", vocab_size=512, max_length=_LENGTH, val_split=0.1
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1),
+        train=TrainConfig(
+            steps=steps, batch_tokens=_ROWS * _LENGTH, log_interval_steps=10, eval_interval_steps=0
+        ),
+    )
+    corpus = prepare(config.data)
+    config = with_vocabulary(config, corpus.tokenizer.vocab_size)
+    plan = make_plan(config, corpus)
+    outcome = train(config, dataclasses.replace(corpus, val=None), plan, report=report)
+    return _gates(config, corpus, outcome.model, outcome.rows)
+
+
+def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> list[gates.Gate]:
+    inputs, targets = _probe(corpus.val or corpus.train)
+    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+        fresh = LM(config.base, rngs=nnx.Rngs(config.train.seed))
+        return [
+            kernels(),
+            gates.forward(model, inputs),
+            gates.entropy(fresh, inputs, targets),
+            gates_run.training(metrics, unigram_nats(corpus.train, corpus.tokenizer.vocab_size)),
+            gates.states(model, inputs),
+            gates_run.balance(metrics, config.base.branches),
+        ]
+
+
+def _probe(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The beginnings of two rows far apart, as documents of their own."""
+    batch = rows.batch(np.array([0, len(rows) // 2]))
+    inputs, targets = (np.asarray(a)[:, : _PROBED[1]] for a in (batch.inputs, batch.targets))
+    return inputs, targets
