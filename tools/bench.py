@@ -13,6 +13,10 @@ import sys
 from typing import Any
 
 from bench_bases import NAMES, base_steps, sparse
+import bench_groundthink
+from bench_groundthink import b1, b2, b3
+import bench_scans
+from bench_scans import context, scan_lengths, scans
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -42,6 +46,16 @@ from psann_jax.train.state import init_state
 from psann_jax.train.step import jit_train_step
 
 SIZES = ("d_model", "n_layers", "n_heads", "d_mlp", "vocab_size", "length", "batch")
+OWN_FIGURES = (  # of a row, that are no times
+    "ns_per_head_token",
+    "argument_bytes",
+    "temporary_bytes",
+    "temporary_bytes_per_token",
+    "loss_start",
+    "loss_end",
+    "mean_grad_norm",
+    "passed",
+)
 CONFIGS = {
     "d256": (256, 4, 4, 1024, 4096, 256, 8),
     "d512": (512, 4, 8, 2048, 8192, 256, 4),
@@ -207,6 +221,17 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "step-profile": step_profile,
     "bases": base_steps,
     "sparse": sparse,
+    "B1": b1,
+    "B2": b2,
+    "B3": b3,
+    "scans": scans,
+    "scan-lengths": scan_lengths,
+    "context": context,
+}
+OWN_FLAGS = {
+    **dict.fromkeys(("B1", "B2", "B3"), bench_groundthink.add_flags),
+    **dict.fromkeys(("scans", "scan-lengths"), bench_scans.add_flags),
+    "context": bench_scans.add_context_flags,
 }
 
 
@@ -221,7 +246,9 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--keep-memory", action="store_true", help="no page faults, on both sides")
         p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
         p.add_argument("--out", type=Path, help="file for the JSON, instead of stdout")
-        if name in ("sine", "sparse"):
+        if name in OWN_FLAGS:
+            OWN_FLAGS[name](p)
+        elif name in ("sine", "sparse"):
             p.add_argument("--rows", type=int, default=2048)
             p.add_argument("--features", type=int, default=1024)
         else:
@@ -259,7 +286,9 @@ def show(record: dict[str, Any]) -> None:
         times = " ".join(f"{row[k] * 1e3:9.3f}" for k in kinds)
         tokens = f"{row['tokens_per_s']:9.0f} tokens/s" if "tokens_per_s" in row else ""
         share = f" x {row['count']} = {row['share']:5.1%} of the step" if "count" in row else ""
-        print(f"{record['id']:12} {name:24} {times} ms {tokens}{share}", file=sys.stderr)
+        own = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k in OWN_FIGURES)
+        line = f"{times} ms {tokens}{share}" if times else ""
+        print(f"{record['id']:12} {name:24} {line} {own}", file=sys.stderr)
     for name in (n for n in record if n.startswith("ratio")):
         print(f"{name}: {record[name]['of_medians']:.3f} of medians", file=sys.stderr)
 

@@ -1,0 +1,136 @@
+"""GroundThink's benchmarks B1 (speed), B2 (memory), B3 (stability), of any preset or base."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from timing import summary, take_turns, timed
+
+from psann_jax import bases, sharding
+from psann_jax.config import Config
+from psann_jax.data import DataConfig, batches, prepare
+from psann_jax.model import LM, parameter_count
+from psann_jax.run.environment import memory_bytes
+from psann_jax.seq import Batch
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.feed import on_mesh
+from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
+from psann_jax.train.state import init_state
+from psann_jax.train.step import eval_step, jit_train_step
+
+DEFAULTS = {"preset": "5M", "batch": 8, "length": 64, "steps": 100, "learning_rate": 3e-4}
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--preset", default=DEFAULTS["preset"], help="as bases.preset knows them")
+    p.add_argument("--batch", type=int, default=DEFAULTS["batch"], help="rows a step")
+    p.add_argument("--length", type=int, default=DEFAULTS["length"], help="tokens a row")
+    p.add_argument("--steps", type=int, default=DEFAULTS["steps"], help="of B3")
+    p.add_argument("--learning-rate", type=float, default=DEFAULTS["learning_rate"])
+    p.add_argument("--text", type=Path, nargs="*", default=(), help="files; none: embedded text")
+
+
+class Setup:
+    """A preset with its optimizer on real rows of characters, and its two compiled programs."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.corpus = prepare(
+            DataConfig(
+                sources=tuple(map(str, args.text)),
+                tokenizer="char",
+                vocab_size=512,
+                max_length=args.length,
+                val_split=0.0,
+            )
+        )
+        vocabulary = self.corpus.tokenizer.vocab_size
+        base = bases.preset(args.preset, vocab_size=vocabulary, dtype=args.dtype)
+        self.config = Config(
+            base=base,
+            optimizer=OptimizerConfig(learning_rate=args.learning_rate),
+            train=TrainConfig(steps=args.steps, batch_tokens=args.batch * args.length),
+            data=DataConfig(max_length=args.length),
+        )
+        self.mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        optimizer = make_optimizer(self.config.optimizer, args.steps)
+        self.state, where = init_state(lambda r: LM(base, rngs=r), optimizer, self.mesh, seed=0)
+        rows = batches(self.corpus.train, batch_rows=args.batch, seed=0)
+        self.rows = (on_mesh(batch, self.mesh, 1) for batch in rows)
+        self.batch: Batch = next(self.rows)
+        only = jax.tree.map(lambda a: a[0], self.batch)
+        lowered = {
+            "forward": (jax.jit(eval_step), (self.state.model, only)),
+            "train step": (jit_train_step(optimizer, where), (self.state, self.batch)),
+        }
+        self.compile_seconds, self.programs = {}, {}
+        for name, (function, inputs) in lowered.items():
+            start = time.perf_counter()
+            self.programs[name] = function.lower(*inputs).compile()
+            self.compile_seconds[name] = time.perf_counter() - start
+        self.forward = partial(self.programs["forward"], self.state.model, only)
+
+    def step(self) -> dict[str, jax.Array]:
+        """One update on the batch at hand; the model of `forward` is gone after it."""
+        self.state, metrics = self.programs["train step"](self.state, self.batch)
+        return metrics
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "parameters": parameter_count(self.state.model),
+            "vocab_size": self.config.base.vocab_size,
+            "compile_s": self.compile_seconds,
+        }
+
+
+def b1(args: argparse.Namespace) -> dict[str, Any]:
+    """B1: tokens a second of the forward pass and of the train step, each synchronised."""
+    setup = Setup(args)
+    tokens = args.batch * args.length
+    # One after the other: a step takes the forward pass's weights with it.
+    seconds = take_turns({"forward": timed(setup.forward)}, args.n, args.warmup)
+    seconds |= take_turns({"train step": timed(setup.step)}, args.n, args.warmup)
+    return {
+        "results": {name: summary(s, tokens) for name, s in seconds.items()},
+        **setup.described(),
+    }
+
+
+def b2(args: argparse.Namespace) -> dict[str, Any]:
+    """B2: bytes that the forward pass and the train step need, as compiled, and the peak."""
+    setup = Setup(args)
+    results = {}
+    for name, program in setup.programs.items():
+        analysis = program.memory_analysis()
+        arguments, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+        results[name] = {
+            "argument_bytes": arguments,
+            "temporary_bytes": temporary,
+            "bytes_per_token": temporary / (args.batch * args.length),
+        }
+    jax.block_until_ready(setup.step())
+    return {"results": results, "memory_bytes": memory_bytes(), **setup.described()}
+
+
+def b3(args: argparse.Namespace) -> dict[str, Any]:
+    """B3: 100 AdamW steps on text: the loss has to fall, and no number may be lost."""
+    setup, losses, norms = Setup(args), [], []
+    for _ in range(args.steps):
+        metrics = setup.step()
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))
+        setup.batch = next(setup.rows)
+    tenth = max(1, args.steps // 10)
+    start, end = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
+    finite = bool(np.isfinite(losses).all() and np.isfinite(norms).all())
+    found = {
+        "loss_start": float(start),
+        "loss_end": float(end),
+        "loss_change": float(end - start),
+        "mean_grad_norm": float(np.mean(norms)),
+        "passed": finite and bool(end < start),
+    }
+    return {"results": {"b3": found}, **setup.described()}
