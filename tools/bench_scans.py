@@ -67,7 +67,7 @@ def scan_lengths(args: argparse.Namespace) -> dict[str, Any]:
     seconds = take_turns(variants, args.n, args.warmup)
     results = {}
     for length, taken in seconds.items():
-        row = _per_head_token(taken, args, length)
+        row = _per_head_token(taken, length * args.heads)
         results[f"T {length}"] = row | {"temporary_bytes_per_token": memory[length] / length}
     return {"results": results}
 
