@@ -92,15 +92,19 @@ class LM(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """What the head reads, [B, T, D] after the last norm, and the states."""
         seq = seq or Seq(_following(tokens, states))
+        x = self.embedded(tokens, seq)
+        x, layers = self.stack(x, seq, None if states is None else states.layers)
+        return self.norm(x), None if states is None else LMState(_next(tokens, seq), layers)
+
+    def embedded(self, tokens: jax.Array, seq: Seq) -> jax.Array:
+        """What the layers read: [B, T] tokens as [B, T, D]."""
         # Gathered once, so that the lookup stays local to the shards of the batch. Cast after it:
         # the gradient of a lookup is a sum over tokens, which bfloat16 would round away.
         table = constrain(self.embed.table[...], None, None)  # [V, D]
         x = self.embed_norm(table[tokens].astype(self.dtype))
         if self.absolute:
             x = x + sinusoidal(seq.positions, x.shape[-1]).astype(x.dtype)
-        x = constrain(x, "batch", "length", None)
-        x, layers = self.stack(x, seq, None if states is None else states.layers)
-        return self.norm(x), None if states is None else LMState(_next(tokens, seq), layers)
+        return constrain(x, "batch", "length", None)
 
     def init_state(self, batch: int, max_len: int) -> LMState:
         """The states of `batch` rows before any token, with room for max_len tokens each."""
