@@ -28,7 +28,7 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
     Args:
       texts: documents (a list of str), or files to read: a path, or a list of pathlib.Path.
         Each line of a text file that is not blank is a document.
-      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple).
+      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple), groundthink-char.
       tokenizer_model_path: a tokenizer file to use as it is.
       vocab_size: the most pieces a fitted tokenizer gets; few texts yield fewer.
       max_length: tokens a row.
