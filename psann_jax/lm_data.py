@@ -18,6 +18,8 @@ _ARGUMENTS = (
     "max_length",
     "pack_sequences",
     "val_split",
+    "split",
+    "order",
     "seed",
 )
 
@@ -34,6 +36,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
       max_length: tokens a row.
       pack_sequences: join documents into full rows; False gives each its own.
       val_split: share of the documents held out for validation; None: none.
+      split: documents, or tail: the last val_split of the text is held out.
+      order: shuffled, or tracks: rows follow each other and states are carried from row to row.
       seed: of the split and the order of rows.
 
     Raises:
@@ -51,6 +55,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
         max_length: int = 1024,
         pack_sequences: bool = True,
         val_split: float | None = None,
+        split: str = "documents",
+        order: str = "shuffled",
         seed: int = 1337,
         **unknown: Any,
     ):
@@ -65,6 +71,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
             max_length=max_length,
             pack_sequences=pack_sequences,
             val_split=val_split or 0.0,
+            split=split,
+            order=order,
             seed=seed,
         )
         self.corpus = prepare(self.config, self._texts)

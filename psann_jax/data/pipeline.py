@@ -92,13 +92,13 @@ class _Steps:
     def __len__(self) -> int:
         return _FOREVER
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch:  # of the step
         n_rows, batch_rows = len(self.rows), self.batch_rows
-        chosen = row_order(n_rows, batch_rows, step, self.seed, self.order, self.epochs)
+        chosen = row_order(n_rows, batch_rows, index, self.seed, self.order, self.epochs)
         own = np.full(self.share, -1, np.int64)
         mine = chosen[self.first : self.first + self.share]
         own[: len(mine)] = mine
-        return self.rows.batch(own, goes_on=goes_on(n_rows, batch_rows, step, self.order))
+        return self.rows.batch(own, goes_on=goes_on(n_rows, batch_rows, index, self.order))
 
 
 def _stream(source: _Steps, start: int, stop: int) -> Iterator[Batch]:
