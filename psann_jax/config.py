@@ -38,6 +38,13 @@ class Config:
                 f"train.batch_tokens={self.train.batch_tokens} is less than one row of "
                 f"data.max_length={self.data.max_length} tokens; raise it or shorten the rows"
             )
+        if self.data.order == "tracks" and not self.base.recurrent:
+            fit = [name for name in bases.names() if bases.get(name).recurrent]
+            raise ValueError(
+                f"data.order='tracks' carries states over all of the text, and those of "
+                f"base={bases.name_of(self.base)!r} grow with it; set data.order='shuffled', or "
+                f"take a base whose states have a fixed size{': ' if fit else ''}{', '.join(fit)}"
+            )
 
 
 def to_json(config: Config) -> str:

@@ -18,6 +18,8 @@ _ARGUMENTS = (
     "max_length",
     "pack_sequences",
     "val_split",
+    "split",
+    "order",
     "seed",
 )
 
@@ -28,12 +30,14 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
     Args:
       texts: documents (a list of str), or files to read: a path, or a list of pathlib.Path.
         Each line of a text file that is not blank is a document.
-      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple).
+      tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple), groundthink-char.
       tokenizer_model_path: a tokenizer file to use as it is.
       vocab_size: the most pieces a fitted tokenizer gets; few texts yield fewer.
       max_length: tokens a row.
       pack_sequences: join documents into full rows; False gives each its own.
       val_split: share of the documents held out for validation; None: none.
+      split: documents, or tail: the last val_split of the text is held out.
+      order: shuffled, or tracks: rows follow each other and states are carried from row to row.
       seed: of the split and the order of rows.
 
     Raises:
@@ -51,6 +55,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
         max_length: int = 1024,
         pack_sequences: bool = True,
         val_split: float | None = None,
+        split: str = "documents",
+        order: str = "shuffled",
         seed: int = 1337,
         **unknown: Any,
     ):
@@ -65,6 +71,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
             max_length=max_length,
             pack_sequences=pack_sequences,
             val_split=val_split or 0.0,
+            split=split,
+            order=order,
             seed=seed,
         )
         self.corpus = prepare(self.config, self._texts)

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = Any  # numpy.ndarray on the host, jax.Array on the devices
 
@@ -39,10 +40,25 @@ class Seq:
 
 
 class Batch(NamedTuple):
-    """Rows of packed next-token examples; numpy on the host, jax arrays on the devices."""
+    """Rows of packed next-token examples; numpy on the host, jax arrays on the devices.
+
+    In the batches of parallel tracks, row b goes on where row b of the batch before ended, unless
+    positions[b, 0] == 0: then it begins with a document, or an epoch begins. Where it goes on, its
+    positions are 1, 2, ... up to the next document, as `positions_after` has them count on.
+    """
 
     inputs: Array  # [B, T] int32
     targets: Array  # [B, T] int32
     weights: Array  # [B, T] float32, 0 where there is no loss
-    positions: Array  # [B, T] int32, from 0 in every segment
+    positions: Array  # [B, T] int32, from 0 in every segment, from 1 where a row goes on
     segments: Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding
+
+
+def positions_after(batch: Batch, position: jax.Array) -> jax.Array:
+    """The positions of a batch of tracks, [B, T], where the first segment of rows counts on.
+
+    Args:
+      position: [B], of the token after the last one of each row of the batch before.
+    """
+    goes_on = (batch.positions[:, :1] > 0) & (batch.segments == 1)
+    return batch.positions + jnp.where(goes_on, position[:, None] - batch.positions[:, :1], 0)

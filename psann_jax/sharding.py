@@ -79,6 +79,11 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*(None,) * leading, RULES["batch"]))
 
 
+def whole(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array that each device has all of."""
+    return NamedSharding(mesh, P())
+
+
 def batch_ways(mesh: Mesh) -> int:
     """Over how many devices the rows of a batch are spread."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

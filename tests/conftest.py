@@ -5,6 +5,7 @@ mesh; by default there are eight devices and every test runs, more slowly. `make
 """
 
 import atexit
+import dataclasses
 import functools
 import logging
 import os
@@ -40,7 +41,11 @@ import pytest  # noqa: E402
 import reference  # noqa: E402
 
 from psann_jax import bases, sharding  # noqa: E402
+from psann_jax.bases import registry  # noqa: E402
 from psann_jax.model import LM  # noqa: E402
+from psann_jax.nn.mlp import MLP  # noqa: E402
+from psann_jax.nn.sine import SineConfig  # noqa: E402
+from psann_jax.nn.wave import Wave  # noqa: E402
 
 # The same examples every time, and no clock: a busy machine must not fail a test.
 settings.register_profile("tests", max_examples=25, deadline=None, derandomize=True, database=None)
@@ -84,6 +89,28 @@ def tiny():
         return _tiny(name, dtype, **options)
 
     return make
+
+
+@dataclasses.dataclass(kw_only=True)
+class Waves(bases.Base):
+    """The least of a base whose states have a fixed size: a causal convolution and an MLP."""
+
+    positions = ("none",)
+    recurrent = True
+    positional_encoding: str = "none"
+
+    def pattern(self):
+        wave = functools.partial(Wave, kernel=3, dilation=4, act="gelu", sine=SineConfig())
+        mlp = functools.partial(MLP, d_mlp=self.mlp_features, act="gelu", sine=SineConfig())
+        return ((self.residual(wave), self.residual(mlp)),)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """The class of a recurrent base, known as "waves" for as long as the module's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._BASES, "waves", Waves)
+        yield Waves
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit = verbs.add_parser("fit", help="fit a tokenizer on files and save it")
     fit.add_argument("out", help="the file to write")
     fit.add_argument("sources", nargs="*", help="files, folders, globs; none: the embedded text")
-    fit.add_argument("--kind", default="auto", help="auto, sentencepiece, hf or char")
+    fit.add_argument(
+        "--kind", default="auto", help="auto, sentencepiece, hf, char or groundthink-char"
+    )
     fit.add_argument("--vocab-size", type=int, default=32_000)
     show = verbs.add_parser("show", help="the pieces of a text")
     show.add_argument("model", help="a tokenizer file, as a run's tokenizer.model")

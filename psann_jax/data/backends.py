@@ -16,7 +16,12 @@ from psann_jax.data.tokenizer_psannlm import (
 )
 
 # In the order in which "auto" tries them; the package each needs.
-_PACKAGES = {"sentencepiece": "sentencepiece", "hf": "tokenizers", "char": "numpy"}
+_PACKAGES = {
+    "sentencepiece": "sentencepiece",
+    "hf": "tokenizers",
+    "char": "numpy",
+    "groundthink-char": "numpy",
+}
 _FIT_CHARACTERS = 2048
 
 
@@ -24,7 +29,7 @@ def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Fits a tokenizer; equal texts in equal order give equal model files.
 
     Args:
-      kind: "auto", "sentencepiece", "hf" or "char".
+      kind: "auto", "sentencepiece", "hf", "char" or "groundthink-char".
       texts: what to learn from; long texts are cut, so their size does not matter.
       vocab_size: specials and the 256 bytes included; read `vocab_size` of the result back.
     """
@@ -71,7 +76,8 @@ def chosen_kind(kind: str) -> str:
     if kind not in _PACKAGES:
         near = difflib.get_close_matches(kind, _PACKAGES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"data.tokenizer={kind!r} must be auto, sentencepiece, hf or char{hint}")
+        known = ", ".join(_PACKAGES)
+        raise ValueError(f"data.tokenizer={kind!r} must be auto or one of {known}{hint}")
     if not _installed(kind):
         raise ValueError(
             f"data.tokenizer={kind!r} needs the package {_PACKAGES[kind]}; "
@@ -94,9 +100,21 @@ def _backend(kind: str) -> type:
         from psann_jax.data.tokenizer_sentencepiece import SentencePieceTokenizer as backend
     elif kind == "hf":
         from psann_jax.data.tokenizer_hf import HFTokenizer as backend
-    else:
+    elif kind == "char":
         from psann_jax.data.tokenizer_char import CharTokenizer as backend
+    else:
+        from psann_jax.data.tokenizer_groundthink import GroundThinkCharTokenizer as backend
     return backend
+
+
+def reads_all(kind: str) -> bool:
+    """Whether a fit of this kind must see all of the training text, and no sample of it."""
+    return chosen_kind(kind) == "groundthink-char"
+
+
+def of_characters(kind: str) -> bool:
+    """Whether the text alone says how many tokens there are, whatever vocab_size asks for."""
+    return chosen_kind(kind) in ("char", "groundthink-char")
 
 
 def psannlm_backend(name: object) -> type[PsannlmTokenizer]:
@@ -133,4 +151,6 @@ def _reader_of(content: bytes) -> type:
         raise ValueError(f"it begins as JSON but is not ({error})") from None
     if fields.get("kind") == PSANNLM:
         return psannlm_backend(fields.get("backend"))
+    if fields.get("kind") == "groundthink-char":
+        return _backend("groundthink-char")
     return _backend(chosen_kind("char" if "characters" in fields else "hf"))

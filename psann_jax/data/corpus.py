@@ -16,7 +16,7 @@ from psann_jax.data.tokenizer import Tokenizer
 
 _log = logging.getLogger("psann_jax.data")
 # Settings that change no token by themselves; what they name has a digest of its own.
-_NOT_IN_FINGERPRINT = ("cache_dir", "sources", "tokenizer_path")
+_NOT_IN_FINGERPRINT = ("cache_dir", "sources", "tokenizer_path", "order")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 
 from psann_jax.data import backends, cache
 from psann_jax.data.config import DataConfig
+from psann_jax.data.division import Division, divide
 from psann_jax.data.pack import Packer, Part
 from psann_jax.data.progress import tracked
 from psann_jax.data.shards import ShardWriter
-from psann_jax.data.source import Document, Source, filled, measure
-from psann_jax.data.split import validation_documents
+from psann_jax.data.source import Document, Source, filled
 from psann_jax.data.text import pieces, utf8
 from psann_jax.data.tokenizer import Tokenizer
 
@@ -50,27 +50,26 @@ class Preparation:
           ValueError: one line on what is wrong with a source.
         """
         began = time.monotonic()
-        lengths, blank = measure(self.source)
-        held_out = validation_documents(lengths, self.config.val_split, self.config.seed)
-        self._announce(lengths)
-        tokenizer = self.given or self._fitted(lengths, held_out)
+        division = divide(self.source, self.config)
+        self._announce(division)
+        tokenizer = self.given or self._fitted(division)
         tokenizer.save(folder / cache.TOKENIZER_FILE)
-        train, val = self._write_rows(folder, tokenizer, lengths, held_out)
+        train, val = self._write_rows(folder, tokenizer, division)
         meta = cache.CorpusMeta(
             tokenizer=tokenizer.kind,
             vocab_size=tokenizer.vocab_size,
             requested_vocab_size=tokenizer.requested_vocab_size or tokenizer.vocab_size,
             max_length=self.config.max_length,
             pack_sequences=self.config.pack_sequences,
-            blank_documents=blank,
-            train=train.meta(sum(_chosen(lengths, ~held_out))),
-            val=val.meta(sum(_chosen(lengths, held_out))) if held_out.any() else None,
+            blank_documents=division.blank,
+            train=train.meta(division.train_bytes),
+            val=val.meta(division.val_bytes) if division.held_out.any() else None,
         )
         cache.write_meta(folder, meta)
         _report(meta, time.monotonic() - began)
 
-    def _announce(self, lengths: list[int]) -> None:
-        n, size = len(lengths), sum(lengths)
+    def _announce(self, division: Division) -> None:
+        n, size = len(division.lengths), sum(division.lengths)
         kind = self.given.kind if self.given else backends.chosen_kind(self.config.tokenizer)
         line = f"preparing {n} documents, {size / 1e6:.1f} MB, tokenizer {kind}"
         if self.config.val_split and n == 1:
@@ -83,10 +82,14 @@ class Preparation:
         else:
             _log.info("%s", line)
 
-    def _fitted(self, lengths: list[int], held_out: np.ndarray) -> Tokenizer:
-        documents = self._documents(lengths, "fitting the tokenizer")
-        train = (document for document, held in zip(documents, held_out, strict=True) if not held)
-        share = self.config.tokenizer_bytes / sum(_chosen(lengths, ~held_out))
+    def _fitted(self, division: Division) -> Tokenizer:
+        documents = zip(
+            self._documents(division, "fitting the tokenizer"), division.held_out, strict=True
+        )
+        train = (document for document, held in documents if not held)
+        share = self.config.tokenizer_bytes / division.train_bytes
+        if backends.reads_all(self.config.tokenizer):
+            share = 1.0
         sample = _sample(train, share, self.config.seed)
         return backends.fit(self.config.tokenizer, sample, self.config.vocab_size)
 
@@ -94,16 +97,15 @@ class Preparation:
         self,
         folder: pathlib.Path,
         tokenizer: Tokenizer,
-        lengths: list[int],
-        held_out: np.ndarray,
+        division: Division,
     ) -> tuple["_SplitWriter", "_SplitWriter"]:
-        documents = self._documents(lengths, "encoding")
+        documents = self._documents(division, "encoding")
         with contextlib.ExitStack() as stack:
             train, val = (
                 stack.enter_context(_SplitWriter(folder, name, self.config, tokenizer))
                 for name in ("train", "val")
             )
-            for group in _groups(_cuts(documents, held_out)):
+            for group in _groups(_cuts(documents, division.held_out)):
                 encoded = tokenizer.encode_batch([cut.text for cut in group])
                 for cut, ids in zip(group, encoded, strict=True):
                     split = val if cut.held_out else train
@@ -112,9 +114,9 @@ class Preparation:
                 val.flush()
         return train, val
 
-    def _documents(self, lengths: list[int], label: str) -> Iterator[Document]:
-        documents = _unchanged(filled(self.source), lengths)
-        return tracked(documents, lengths, label, self.progress)
+    def _documents(self, division: Division, label: str) -> Iterator[Document]:
+        documents = _unchanged(filled(division.source), division.lengths)
+        return tracked(documents, division.lengths, label, self.progress)
 
 
 class _SplitWriter:
@@ -149,10 +151,6 @@ class _SplitWriter:
             shards=tuple(self._shards.files),
             sha256=self._shards.sha256,
         )
-
-
-def _chosen(lengths: list[int], mask: np.ndarray) -> list[int]:
-    return [length for length, wanted in zip(lengths, mask, strict=True) if wanted]
 
 
 def _sample(documents: Iterable[Document], share: float, seed: int) -> Iterator[str]:

@@ -51,10 +51,11 @@ def empty_rows(n: int, pad_id: int, dtype: np.dtype) -> np.ndarray:
     return rows
 
 
-def to_batch(rows: np.ndarray) -> Batch:
+def to_batch(rows: np.ndarray, goes_on: bool = False) -> Batch:
     """Shifts rows [n] into inputs and targets [n, T].
 
     Positions count from 0 at each document's bos and at the row's first token, segments from 1.
+    Where the rows go on from those of the step before, a first token that is no bos has position 1.
     Padding has segment 0, position 0 and weight 0; so has the weight of a target that is the bos
     of a further document, which nothing before it could foretell.
     """
@@ -66,10 +67,11 @@ def to_batch(rows: np.ndarray) -> Batch:
     opens[:, 0] = True
     begin = np.maximum.accumulate(np.where(opens, column[:-1], 0), axis=1)
     segments = np.cumsum(opens, axis=1, dtype=np.int32)
+    follows = (segments == 1) & ~starts[:, :1] & goes_on
     return Batch(
         inputs=tokens[:, :-1].astype(np.int32),
         targets=tokens[:, 1:].astype(np.int32),
         weights=(real[:, 1:] & ~starts[:, 1:]).astype(np.float32),
-        positions=(column[:-1] - begin) * real[:, :-1],
+        positions=(column[:-1] - begin + follows) * real[:, :-1],
         segments=segments * real[:, :-1],
     )

@@ -101,13 +101,16 @@ class Rows:
     def __len__(self) -> int:
         return self._n_rows
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+    def batch(self, indices: Sequence[int] | np.ndarray, *, goes_on: bool = False) -> Batch:
         """The rows of these numbers, [n, T]; -1 gives a row of padding.
+
+        Args:
+          goes_on: whether each row follows the one before it in a track, as `seq.Batch` tells.
 
         Raises:
           ValueError: a file is damaged; the message names the folder to delete.
         """
-        return to_batch(self._read(np.asarray(indices, np.int64)))
+        return to_batch(self._read(np.asarray(indices, np.int64)), goes_on)
 
     def first_documents(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which document each row begins in, [n], counted in the order they were prepared."""

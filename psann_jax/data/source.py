@@ -109,7 +109,8 @@ class Files:
     config: DataConfig
 
     def documents(self) -> Iterator[Document]:
-        if self.config.document == "auto" and self.config.val_split > 0:
+        cuts = self.config.split == "documents" and self.config.val_split > 0
+        if self.config.document == "auto" and cuts:
             return _several(self._whole(), self.config.val_split)
         return self._whole()
 

@@ -1,4 +1,4 @@
-"""Which documents are held out for validation."""
+"""What is held out for validation: documents drawn, or the end of the text."""
 
 from collections.abc import Sequence
 
@@ -31,3 +31,19 @@ def validation_documents(lengths: Sequence[int], val_split: float, seed: int) ->
     drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
     held_out[by_length[drawn]] = True
     return held_out
+
+
+def tail_cut(characters: Sequence[int], val_split: float) -> tuple[int, int]:
+    """Where the last val_split of the text begins: a document, and characters of it before that.
+
+    Of n characters int(n * (1 - val_split)) come before, but at least 1.
+
+    Args:
+      characters: of each document, in order.
+      val_split: share of the characters, more than 0.
+    """
+    ends = np.cumsum(np.asarray(characters, np.int64))
+    n = int(ends[-1]) if len(ends) else 0
+    before = max(int(n * (1 - val_split)), 1)
+    index = int(np.searchsorted(ends, before, side="right"))
+    return index, before - (int(ends[index - 1]) if index else 0)

@@ -1,6 +1,7 @@
 """The interface of every tokenizer: text to ids and exactly back.
 
-Ids 0 to 3 are pad, bos, eos and unk in a tokenizer fitted here. Text never encodes to them.
+Ids 0 to 3 are pad, bos, eos and unk in a tokenizer fitted here. Text never encodes to them. The
+one exception to both is "groundthink-char".
 
 Bytes that are not UTF-8 travel in a str as Python's surrogate escapes (U+DC80 to U+DCFF) and in
 tokens as byte pieces, so any file that is decoded with errors="surrogateescape" comes back exact.
@@ -25,7 +26,7 @@ class Tokenizer(abc.ABC):
     """Text to token ids and back.
 
     Attributes:
-      kind: "sentencepiece", "hf" or "char".
+      kind: "sentencepiece", "hf", "char" or "groundthink-char".
       requested_vocab_size: what the fit asked for; None if the model was loaded. `vocab_size` may
         be smaller, since a small corpus has no more pieces to offer.
       pad_id, bos_id, eos_id, unk_id: ids of the specials; a foreign vocabulary that lacks pad, bos

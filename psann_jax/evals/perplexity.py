@@ -38,7 +38,7 @@ def evaluate(
         rows,
         batch_rows=batch_rows,
         seed=0,
-        shuffle=False,
+        order="stored",
         epochs=1,
         stop_step=min(stop, max_batches or stop),
         multiple_of=sharding.batch_ways(mesh),
@@ -54,3 +54,44 @@ def evaluate(
         "val_ppl": perplexity(loss),
         "val_bits_per_byte": bits_per_byte(nats, n_bytes),
     }
+
+
+def evaluate_carried(
+    eval_step: Callable[[Any, Any, Any], tuple[jax.Array, jax.Array, Any]],
+    model: Any,
+    rows: Rows,
+    mesh: jax.sharding.Mesh,
+    *,
+    tracks: int,
+    max_batches: int = 0,
+) -> dict[str, float]:
+    """Mean over the weighted tokens of `rows` in parallel tracks, with the states carried along.
+
+    Args:
+      eval_step: a compiled `train.step.carried_eval_step`.
+      tracks: over all processes; where there are fewer rows, one of each. The rows that are left
+        when these are cut into tracks are not read.
+      max_batches: stops after so many calls; 0 reads the tracks to their end.
+
+    Returns:
+      val_loss_carried in nats a token.
+    """
+    tracks, ways = min(tracks, len(rows)), sharding.batch_ways(mesh)
+    stop = n_steps(len(rows), tracks, 1, "tracks")
+    carry = model.init_state(-(-tracks // ways) * ways, rows.max_length)
+    carry = jax.device_put(carry, sharding.batch_sharding(mesh))
+    nats = tokens = 0.0
+    for batch in batches(
+        rows,
+        batch_rows=tracks,
+        seed=0,
+        order="tracks",
+        epochs=1,
+        stop_step=min(stop, max_batches or stop),
+        multiple_of=ways,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ):
+        *summed, carry = eval_step(model, on_mesh(batch, mesh), carry)
+        nats, tokens = nats + float(summed[0]), tokens + float(summed[1])
+    return {"val_loss_carried": nats / max(tokens, 1.0)}

@@ -156,22 +156,23 @@ class Stack(nnx.Module):
 
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):
         """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
-        if states is not None:
-            return self.unrolled()(x, seq, states)
+        scan = self.scan and states is None
 
         def body(x, layer):
-            index, sublayers = layer
-            for i, sublayer in enumerate(sublayers):
-                x, _ = sublayer(x, seq.fold(index * len(sublayers) + i))
-            return x, None
+            index, sublayers, past = layer
+            return _period(x, seq, index, sublayers, past)
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not self.scan)
-        if self.scan:
-            return jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers))
-        for layer in enumerate(self.unrolled().layers):
-            x, _ = body(x, layer)
-        return x, None
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not scan)
+        if scan:
+            x, _ = jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers, None))
+            return x, None
+        new = []
+        for index, sublayers in enumerate(self.unrolled().layers):
+            past = None if states is None else states[index]
+            x, state = body(x, (index, sublayers, past))
+            new.append(state)
+        return x, None if states is None else tuple(new)
 
     def unrolled(self) -> "Unrolled":
         """The same layers with arrays of their own, for calls that carry states."""
@@ -195,16 +196,23 @@ class Unrolled(nnx.Module):
     def __call__(self, x: jax.Array, seq: Seq, states: State):
         """[B, T, D] -> [B, T, D], and the states with these tokens in them."""
         new = []
-        for sublayers, past in zip(self.layers, states, strict=True):
-            row = []
-            for sublayer, state in zip(sublayers, past, strict=True):
-                x, state = sublayer(x, seq, state)
-                row.append(state)
-            new.append(tuple(row))
+        for index, (sublayers, past) in enumerate(zip(self.layers, states, strict=True)):
+            x, state = _period(x, seq, index, sublayers, past)
+            new.append(state)
         return x, tuple(new)
 
     def init_state(self, batch: int, max_len: int, dtype) -> State:
         return _initial_states(self.layers, batch, max_len, dtype)
+
+
+def _period(x: jax.Array, seq: Seq, index: jax.Array | int, sublayers: nnx.List, past: State):
+    """x through the sublayers of repeat `index`, and their states (None where past is)."""
+    new = []
+    for i, sublayer in enumerate(sublayers):
+        state = None if past is None else past[i]
+        x, state = sublayer(x, seq.fold(index * len(sublayers) + i), state)
+        new.append(state)
+    return x, None if past is None else tuple(new)
 
 
 def _initial_states(layers: Iterable[nnx.List], batch: int, max_len: int, dtype) -> State:

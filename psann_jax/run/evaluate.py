@@ -6,11 +6,12 @@ import os
 import jax
 
 from psann_jax import sharding
+from psann_jax.config import Config
 from psann_jax.data import prepare
-from psann_jax.evals.perplexity import evaluate
+from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.run.load import load_run
 from psann_jax.run.workdir import Workdir
-from psann_jax.train.step import eval_step
+from psann_jax.train.step import carried_eval_step, eval_step
 
 
 def evaluate_run(
@@ -21,6 +22,8 @@ def evaluate_run(
     batch_tokens: int = 16_384,
 ) -> dict[str, float | int]:
     """`evals.perplexity.evaluate` of a run, on its validation rows or on `sources`.
+
+    A run on tracks is evaluated with carried states too, in as many tracks as while it trained.
 
     Raises:
       ValueError: no such run or step, no validation part, or text that cannot be read.
@@ -51,4 +54,13 @@ def evaluate_run(
             batch_rows=batch_rows,
             bytes_per_token=meta.bytes / max(1, meta.tokens),
         )
+        if data.order == "tracks":
+            carried = jax.jit(carried_eval_step, donate_argnums=2)
+            tracks = _tracks(run.config)
+            result |= evaluate_carried(carried, run.model, rows, mesh, tracks=tracks)
     return {"step": run.step, "documents": meta.documents, "tokens": meta.tokens, **result}
+
+
+def _tracks(config: Config) -> int:
+    train = config.train
+    return max(1, train.batch_tokens // config.data.max_length // train.grad_accum_steps)

@@ -8,6 +8,7 @@ import jax
 from psann_jax import sharding
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
+from psann_jax.data.backends import of_characters
 from psann_jax.run.finish import finish
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
@@ -49,7 +50,8 @@ def _corpus(config: Config, report: Report) -> Corpus:
     _show_data_log(report)
     corpus = prepare(config.data, progress=not report.quiet)
     meta, asked = corpus.meta, config.data
-    if meta.tokenizer != "char" and not asked.tokenizer_path and meta.vocab_size < asked.vocab_size:
+    fits_text = of_characters(meta.tokenizer) or asked.tokenizer_path
+    if not fits_text and meta.vocab_size < asked.vocab_size:
         raise ValueError(
             f"data.vocab_size={asked.vocab_size} is too large for this corpus, which yields "
             f"{meta.vocab_size}; set data.vocab_size={meta.vocab_size} or add text"

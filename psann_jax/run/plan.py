@@ -69,13 +69,27 @@ def make_plan(
     """The plan of a run, on `devices` (None: all of them).
 
     Raises:
-      ValueError: the mesh does not fit the devices.
+      ValueError: the mesh does not fit the devices, or there are fewer rows than tracks.
     """
+    _refuse_spread_micro_batches(config)
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
     # Of the config and the corpus alone: the mesh must not decide which rows a step has.
-    rows = min(config.train.batch_tokens // config.data.max_length, len(corpus.train))
+    rows, order = config.train.batch_tokens // config.data.max_length, config.data.order
+    if order != "tracks":  # each of which needs a row of its own
+        rows = min(rows, len(corpus.train))
     multiple = config.train.grad_accum_steps * sharding.batch_ways(mesh)
-    steps = config.train.steps or n_steps(len(corpus.train), rows, config.train.epochs)
+    steps = n_steps(len(corpus.train), rows, config.train.epochs, order)
+    steps = config.train.steps or steps
     abstract = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
     tokens = rows * config.data.max_length
     return Plan(mesh, rows, multiple, steps, tokens, parameter_count(abstract))
+
+
+def _refuse_spread_micro_batches(config: Config) -> None:
+    """Each process cuts its own rows into micro-batches, so a row's number depends on theirs."""
+    accumulated, processes = config.train.grad_accum_steps, jax.process_count()
+    if config.data.order == "tracks" and accumulated > 1 and processes > 1:
+        raise ValueError(
+            f"train.grad_accum_steps={accumulated} with data.order='tracks' works in one process, "
+            f"not in {processes}; set train.grad_accum_steps=1"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-_PLAIN = ("loss", "ppl", "lr", "grad_norm", "val_loss", "val_bits_per_byte")
+_PLAIN = ("loss", "ppl", "lr", "grad_norm", "val_loss", "val_loss_carried", "val_bits_per_byte")
 
 
 class Report:

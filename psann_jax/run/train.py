@@ -9,8 +9,8 @@ import numpy as np
 
 from psann_jax.config import Config
 from psann_jax.data import Corpus, batches
-from psann_jax.evals.perplexity import evaluate
-from psann_jax.model import LM
+from psann_jax.evals.perplexity import evaluate, evaluate_carried
+from psann_jax.model import LM, LMState
 from psann_jax.run.environment import memory_bytes
 from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report, duration
@@ -21,7 +21,7 @@ from psann_jax.train.feed import on_mesh
 from psann_jax.train.metrics import MetricsFile, perplexity
 from psann_jax.train.optimizer import make_optimizer, schedule
 from psann_jax.train.state import init_state
-from psann_jax.train.step import Metrics, eval_step, jit_train_step
+from psann_jax.train.step import Metrics, carried_eval_step, eval_step, jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,13 @@ class _Loop:
             plan.mesh,
             config.train.seed,
             model=model,
+            make_carry=self._first_states if config.data.order == "tracks" else None,
         )
         self.train_step: Any = jit_train_step(
             optimizer, where, label_smoothing=config.train.label_smoothing
         )
         self.eval_step = jax.jit(eval_step)
+        self.carried_eval_step = jax.jit(carried_eval_step, donate_argnums=2)
         self.rate = schedule(config.optimizer, plan.steps)
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: Checkpoints | None = None
@@ -85,6 +87,9 @@ class _Loop:
         if workdir:
             self._resume(workdir)
         self.clock = _Clock()
+
+    def _first_states(self, model: LM) -> LMState:
+        return model.init_state(self.plan.batch_rows, self.config.data.max_length)
 
     def _resume(self, workdir: Workdir) -> None:
         keep = self.config.train.keep_checkpoints
@@ -126,6 +131,7 @@ class _Loop:
             self.corpus.train,
             batch_rows=self.plan.batch_rows,
             seed=self.config.data.seed,
+            order=self.config.data.order,
             start_step=done,
             stop_step=self.plan.steps,
             epochs=None if self.config.train.steps else self.config.train.epochs,
@@ -197,16 +203,21 @@ class _Loop:
         }
 
     def _evaluate(self) -> dict[str, float]:
-        meta = self.corpus.meta.val
-        return evaluate(
+        meta, train = self.corpus.meta.val, self.config.train
+        held_out = self.state.model, self.corpus.val, self.plan.mesh
+        rows = max(1, self.plan.batch_rows // train.grad_accum_steps)
+        result = evaluate(
             self.eval_step,
-            self.state.model,
-            self.corpus.val,
-            self.plan.mesh,
-            batch_rows=max(1, self.plan.batch_rows // self.config.train.grad_accum_steps),
+            *held_out,
+            batch_rows=rows,
             bytes_per_token=meta.bytes / max(1, meta.tokens),
-            max_batches=self.config.train.eval_batches,
+            max_batches=train.eval_batches,
         )
+        if self.state.carry is not None:
+            result |= evaluate_carried(
+                self.carried_eval_step, *held_out, tracks=rows, max_batches=train.eval_batches
+            )
+        return result
 
     def _save(self, step: int, *, force: bool) -> None:
         """Saves at the interval, at the end, on a stop, and when validation is at its best."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from psann_jax import sharding
-from psann_jax.model import trainable
+from psann_jax.model import LMState, trainable
 
 
 @jax.tree_util.register_dataclass
@@ -22,6 +22,7 @@ class TrainState:
     model: Any  # an nnx.Module used as a pytree; every leaf a float32 Param, or an int32 Table
     opt_state: optax.OptState
     key: jax.Array  # [] PRNG key; folded with `step`, never split
+    carry: LMState | None = None  # of each row, where rows go on from step to step
 
 
 def init_state(
@@ -31,12 +32,14 @@ def init_state(
     seed: int,
     *,
     model: Any = None,
+    make_carry: Callable[[Any], LMState] | None = None,
 ) -> tuple[TrainState, TrainState]:
     """A TrainState created already sharded, and the same tree of its shardings.
 
     Args:
       make_model: draws a model.
       model: weights to start from in place of those drawn.
+      make_carry: gives the states of a model before any token, [B, ...]; None carries none.
 
     Raises:
       ValueError: a parameter's size does not divide over the mesh.
@@ -46,11 +49,23 @@ def init_state(
         init_key, step_key = jax.random.split(key)
         fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
         model = fresh if model is None else _with_leaves_of(fresh, model)
-        return TrainState(jnp.int32(0), model, optimizer.init(trainable(model)), step_key)
+        carry = make_carry(model) if make_carry else None
+        return TrainState(jnp.int32(0), model, optimizer.init(trainable(model)), step_key, carry)
 
     key = jax.random.key(seed)
-    where = sharding.shardings(jax.eval_shape(init, key, model), mesh)
+    like = jax.eval_shape(init, key, model)
+    where = sharding.shardings(like, mesh)
+    where = dataclasses.replace(where, carry=_rows_on(mesh, like.carry))
     return jax.jit(init, out_shardings=where)(key, model), where
+
+
+def _rows_on(mesh: jax.sharding.Mesh, carry: LMState | None) -> Any:
+    """The rows spread as those of a batch are; whole on each device where they do not divide."""
+    if carry is None:
+        return None
+    fits = carry.position.shape[0] % sharding.batch_ways(mesh) == 0
+    where = sharding.batch_sharding(mesh) if fits else sharding.whole(mesh)
+    return jax.tree.map(lambda _: where, carry)
 
 
 def _with_leaves_of(fresh: Any, model: Any) -> Any:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from psann_jax.model import trainable, with_trained
+from psann_jax.model import LMState, trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy
-from psann_jax.seq import Batch, Seq
+from psann_jax.seq import Batch, Seq, positions_after
+from psann_jax.sharding import constrain
 from psann_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]  # scalars
@@ -20,10 +21,28 @@ def loss_fn(
     model: Any, batch: Batch, *, label_smoothing: float = 0.0, key: jax.Array | None = None
 ) -> jax.Array:
     """Cross-entropy summed over the weighted tokens of a batch [B, T], nats, []."""
-    x, _ = model.features(batch.inputs, Seq(batch.positions, batch.segments, key))
-    return linear_cross_entropy(
+    return carried_loss(model, batch, None, label_smoothing=label_smoothing, key=key)[0]
+
+
+def carried_loss(
+    model: Any,
+    batch: Batch,
+    carry: LMState | None,
+    *,
+    label_smoothing: float = 0.0,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, LMState | None]:
+    """`loss_fn` of a batch of tracks, and the states after it; no gradient enters or leaves them.
+
+    Rows that go on do so from `carry`, the states after the batch before. None: all begin anew.
+    """
+    carry = jax.lax.stop_gradient(carry)
+    positions = batch.positions if carry is None else positions_after(batch, carry.position)
+    x, carry = model.features(batch.inputs, Seq(positions, batch.segments, key), carry)
+    nats = linear_cross_entropy(
         x, model.head_kernel(), batch.targets, batch.weights, label_smoothing=label_smoothing
     )
+    return nats, jax.lax.stop_gradient(carry)
 
 
 def train_step(
@@ -36,41 +55,65 @@ def train_step(
     """One update from a batch [A, B, T] of A micro-batches.
 
     The loss is the mean over all weighted tokens of the whole batch, however they are spread
-    over the micro-batches; so is the gradient.
+    over the micro-batches; so is the gradient. Where the state has a carry, the rows go on from it,
+    and the gradient ends at their first token (truncated backpropagation through time).
     """
     step_key = jax.random.fold_in(state.key, state.step)
     weights = trainable(state.model)
 
-    def loss(weights, rows: Batch, *, key: jax.Array) -> jax.Array:
+    def loss(weights, rows: Batch, carry: LMState | None, key: jax.Array):
         model = with_trained(state.model, weights)
-        return loss_fn(model, rows, label_smoothing=label_smoothing, key=key)
+        return carried_loss(model, rows, carry, label_smoothing=label_smoothing, key=key)
 
-    def micro(carry, indexed):
-        index, rows = indexed
+    def micro(index, rows: Batch, carry: LMState | None):
         key = jax.random.fold_in(step_key, index)
-        nats, grads = jax.value_and_grad(loss)(weights, rows, key=key)
-        return jax.tree.map(jnp.add, carry, (grads, nats)), None
+        return jax.value_and_grad(loss, has_aux=True)(weights, rows, carry, key)
 
-    accumulated = batch.inputs.shape[0]
+    def add(total, indexed):
+        (nats, carry), grads = micro(*indexed)
+        return jax.tree.map(jnp.add, total, (grads, nats)), carry
+
+    accumulated, rows = batch.inputs.shape[:2]
+    cut = _cut(state.carry, accumulated, rows)
     if accumulated == 1:  # spares a loop and a copy of the gradients
-        only = jax.tree.map(lambda a: a[0], batch)
-        key = jax.random.fold_in(step_key, 0)
-        nats, grads = jax.value_and_grad(loss)(weights, only, key=key)
+        only, carry = jax.tree.map(lambda a: a[0], (batch, cut))
+        (nats, carry), grads = micro(0, only, carry)
     else:
         zero = jax.tree.map(jnp.zeros_like, weights), jnp.float32(0)
-        (grads, nats), _ = jax.lax.scan(micro, zero, (jnp.arange(accumulated), batch))
+        (grads, nats), carry = jax.lax.scan(add, zero, (jnp.arange(accumulated), batch, cut))
+        carry = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), carry)
+    carry = jax.tree.map(lambda new, old: new[: len(old)], carry, state.carry)
     tokens = jnp.sum(batch.weights)
     share = 1.0 / jnp.maximum(tokens, 1.0)
     grads = jax.tree.map(lambda g: g * share, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, weights)
     model = with_trained(state.model, optax.apply_updates(weights, updates))
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
-    return TrainState(state.step + 1, model, opt_state, state.key), metrics
+    return TrainState(state.step + 1, model, opt_state, state.key, carry), metrics
+
+
+def _cut(carry: LMState | None, micro_batches: int, rows: int) -> LMState | None:
+    """States [B, ...] as [A, rows, ...], filled up as a batch is where its rows do not divide."""
+
+    def cut(a: jax.Array) -> jax.Array:
+        empty = [(0, micro_batches * rows - len(a)), *[(0, 0)] * (a.ndim - 1)]
+        a = jnp.pad(a, empty).reshape(micro_batches, rows, *a.shape[1:])
+        return constrain(a, None, "batch", *[None] * (a.ndim - 2))
+
+    return jax.tree.map(cut, carry)
 
 
 def eval_step(model: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Nats and number of the weighted tokens of a batch [B, T]."""
     return loss_fn(model, batch), jnp.sum(batch.weights)
+
+
+def carried_eval_step(
+    model: Any, batch: Batch, carry: LMState
+) -> tuple[jax.Array, jax.Array, LMState | None]:
+    """Nats and number of the weighted tokens of a batch of tracks [B, T], and the states after."""
+    nats, after = carried_loss(model, batch, carry)
+    return nats, jnp.sum(batch.weights), after
 
 
 def jit_train_step(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from psann_jax import data
-from psann_jax.data import preparation
+from psann_jax.data import division, preparation
 
 TEXTS = [f"document {i} holds {'some ' * (i % 7)}text\n" for i in range(40)]
 
@@ -240,7 +240,7 @@ def test_requested_and_real_vocabulary_are_both_told(make_config, caplog):
     ],
 )
 def test_text_that_changes_while_read_is_named(make_config, monkeypatch, given, lengths, message):
-    monkeypatch.setattr(preparation, "measure", lambda source: (lengths, 0))
+    monkeypatch.setattr(division, "measure", lambda source: (lengths, 0))
     tokenizer = data.fit_tokenizer("char", TEXTS, 300) if given else None
     with pytest.raises(ValueError, match=rf"^data\.sources: {message} while .*; try again$"):
         data.prepare(make_config(), TEXTS, tokenizer=tokenizer)

@@ -23,6 +23,8 @@ from psann_jax.data import DataConfig
         ("text_key", "", "name the field"),
         ("tokenizer_path", 3, "give a path"),
         ("pack_sequences", 1, "True or False"),
+        ("split", "end", "documents, tail"),
+        ("order", "track", "did you mean 'tracks'"),
     ],
 )
 def test_bad_value_names_field_value_and_way_out(field, value, way_out):
@@ -35,3 +37,8 @@ def test_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("PSANN_JAX_CACHE", "/somewhere")
     assert str(DataConfig().cache_folder) == "/somewhere"
     assert str(DataConfig(cache_dir="/else").cache_folder) == "/else"
+
+
+def test_tracks_of_rows_that_do_not_follow_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"^data\.order='tracks' .*set data\.pack_sequences=True"):
+        DataConfig(order="tracks", pack_sequences=False)

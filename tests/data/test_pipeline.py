@@ -35,10 +35,10 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7, 8, 50])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_each_row_exactly_once_an_epoch(n_rows, shuffle):
+@pytest.mark.parametrize("order", ["shuffled", "stored"])
+def test_each_row_exactly_once_an_epoch(n_rows, order):
     steps = data.n_steps(n_rows, 8, epochs=3)
-    order = [data.row_order(n_rows, 8, s, SEED, shuffle, epochs=3) for s in range(steps)]
+    order = [data.row_order(n_rows, 8, s, SEED, order, epochs=3) for s in range(steps)]
     items = np.concatenate(order)
     for epoch in items[: 3 * n_rows].reshape(3, n_rows):
         assert sorted(epoch) == list(range(n_rows))
@@ -52,7 +52,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_order_without_shuffle_is_the_order_on_disk():
-    assert data.row_order(5, 3, 1, SEED, shuffle=False).tolist() == [3, 4, 0]
+    assert data.row_order(5, 3, 1, SEED, "stored").tolist() == [3, 4, 0]
 
 
 def test_order_is_a_function_of_the_step_far_out():
@@ -122,6 +122,8 @@ def test_dropped_stream_ends_its_threads(rows):
         ({"batch_rows": 0}, "batch_rows=0"),
         ({"process_index": 1}, "process_index=1 must be 0 to 0"),
         ({"start_step": -1}, "start_step=-1"),
+        ({"order": "sorted"}, "order='sorted' must be one of shuffled, stored, tracks"),
+        ({"order": "tracks", "batch_rows": 1000}, "do not make 1000 tracks; lower train.batch"),
     ],
 )
 def test_impossible_settings_are_named_at_once(rows, settings, message):

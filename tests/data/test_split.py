@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from psann_jax.data.split import validation_documents
+from psann_jax.data.split import tail_cut, validation_documents
 
 LENGTHS = np.random.default_rng(0).integers(1, 10_000, 1000).tolist()
 
@@ -27,3 +27,18 @@ def test_same_seed_same_split():
 def test_other_seed_other_split():
     first, second = (validation_documents(LENGTHS, 0.1, seed) for seed in (7, 8))
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("characters", "share", "expected"),
+    [
+        ([1_115_394], 0.1, (0, 1_003_854)),
+        ([10, 10], 0.5, (1, 0)),
+        ([10, 10], 0.25, (1, 5)),
+        ([10, 10, 3], 0.1, (2, 0)),
+        ([5], 1e-18, (1, 0)),
+        ([1], 0.5, (1, 0)),
+    ],
+)
+def test_tail_begins_after_the_share_for_training(characters, share, expected):
+    assert tail_cut(characters, share) == expected
