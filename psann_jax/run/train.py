@@ -1,7 +1,6 @@
 """A training run: resume where it stopped, step, evaluate, save, report."""
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
@@ -9,19 +8,20 @@ import numpy as np
 
 from psann_jax.config import Config
 from psann_jax.data import Corpus, batches
-from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.model import LM, LMState
 from psann_jax.run.environment import memory_bytes
+from psann_jax.run.meters import Balance, Clock
 from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report, duration
 from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.validation import Validation
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.feed import on_mesh
 from psann_jax.train.metrics import MetricsFile, perplexity
 from psann_jax.train.optimizer import make_optimizer, schedule
 from psann_jax.train.state import init_state
-from psann_jax.train.step import Metrics, carried_eval_step, eval_step, jit_train_step
+from psann_jax.train.step import Metrics, jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,13 @@ class _Loop:
             make_carry=self._first_states if config.data.order == "tracks" else None,
         )
         self.train_step: Any = jit_train_step(
-            optimizer, where, label_smoothing=config.train.label_smoothing
+            optimizer,
+            where,
+            label_smoothing=config.train.label_smoothing,
+            branches=config.base.branches,
         )
-        self.eval_step = jax.jit(eval_step)
-        self.carried_eval_step = jax.jit(carried_eval_step, donate_argnums=2)
+        self.balance = Balance(config.base.branches)
+        self.validation = Validation(config, corpus, plan)
         self.rate = schedule(config.optimizer, plan.steps)
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: Checkpoints | None = None
@@ -86,7 +89,7 @@ class _Loop:
         self.first = 1
         if workdir:
             self._resume(workdir)
-        self.clock = _Clock()
+        self.clock = Clock()
 
     def _first_states(self, model: LM) -> LMState:
         return model.init_state(self.plan.batch_rows, self.config.data.max_length)
@@ -160,6 +163,7 @@ class _Loop:
         step, metrics = pending
         jax.block_until_ready(metrics)
         self.clock.tick()
+        self.balance.add(metrics)
         self.report.step(step)
         if step == self.first + 2:
             self._say_what_is_left(step)
@@ -181,7 +185,7 @@ class _Loop:
     def _record(self, step: int, metrics: Metrics, evaluates: bool) -> None:
         row = self._row(step, metrics)
         if evaluates:
-            row |= self._evaluate()
+            row |= self.validation(self.state)
         self.rows.append(row)
         if self.file:
             self.file.write(row)
@@ -200,24 +204,8 @@ class _Loop:
             "tokens_per_s": float(metrics["tokens"]) / seconds,
             "step_seconds": seconds,
             "memory_bytes": memory_bytes(),
+            **self.balance.taken(),
         }
-
-    def _evaluate(self) -> dict[str, float]:
-        meta, train = self.corpus.meta.val, self.config.train
-        held_out = self.state.model, self.corpus.val, self.plan.mesh
-        rows = max(1, self.plan.batch_rows // train.grad_accum_steps)
-        result = evaluate(
-            self.eval_step,
-            *held_out,
-            batch_rows=rows,
-            bytes_per_token=meta.bytes / max(1, meta.tokens),
-            max_batches=train.eval_batches,
-        )
-        if self.state.carry is not None:
-            result |= evaluate_carried(
-                self.carried_eval_step, *held_out, tracks=rows, max_batches=train.eval_batches
-            )
-        return result
 
     def _save(self, step: int, *, force: bool) -> None:
         """Saves at the interval, at the end, on a stop, and when validation is at its best."""
@@ -244,26 +232,3 @@ class _Loop:
             self.checkpoints.close()
         if self.file:
             self.file.close()
-
-
-class _Clock:
-    """Seconds a step, over the steps since the last report, without evaluations and saves."""
-
-    def __init__(self):
-        self.resume()
-
-    def resume(self) -> None:
-        """Begins to count at this moment, after a pause."""
-        self._start = self._ticked = time.perf_counter()
-        self._steps = 0
-
-    def reported(self) -> None:
-        """Begins to count anew at the end of the last step."""
-        self._start, self._steps = self._ticked, 0
-
-    def tick(self) -> None:
-        self._ticked = time.perf_counter()
-        self._steps += 1
-
-    def seconds_per_step(self) -> float:
-        return (self._ticked - self._start) / max(1, self._steps)

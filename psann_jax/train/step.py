@@ -51,12 +51,14 @@ def train_step(
     *,
     optimizer: optax.GradientTransformation,
     label_smoothing: float = 0.0,
+    branches: tuple[str, ...] = (),
 ) -> tuple[TrainState, Metrics]:
     """One update from a batch [A, B, T] of A micro-batches.
 
     The loss is the mean over all weighted tokens of the whole batch, however they are spread
     over the micro-batches; so is the gradient. Where the state has a carry, the rows go on from it,
     and the gradient ends at their first token (truncated backpropagation through time).
+    `branches` are modules whose gradients are told apart in the metrics, as Base.branches.
     """
     step_key = jax.random.fold_in(state.key, state.step)
     weights = trainable(state.model)
@@ -89,7 +91,17 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, weights)
     model = with_trained(state.model, optax.apply_updates(weights, updates))
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
+    metrics |= {f"grad_rms_{name}": gradient_rms(grads, name) for name in branches}
     return TrainState(state.step + 1, model, opt_state, state.key, carry), metrics
+
+
+def gradient_rms(grads: Any, branch: str) -> jax.Array:
+    """Root mean square of the gradient's entries under modules called `branch`, norms left out."""
+    paths = jax.tree_util.tree_leaves_with_path(grads)
+    named = [(jax.tree_util.keystr(p, simple=True, separator="/").split("/"), g) for p, g in paths]
+    of = [g for names, g in named if branch in names and not any("norm" in n for n in names)]
+    squares = sum(jnp.sum(jnp.square(g)) for g in of)
+    return jnp.sqrt(squares / max(1, sum(g.size for g in of)))
 
 
 def _cut(carry: LMState | None, micro_batches: int, rows: int) -> LMState | None:
@@ -117,8 +129,8 @@ def carried_eval_step(
 
 
 def jit_train_step(
-    optimizer: optax.GradientTransformation, where: TrainState, *, label_smoothing: float = 0.0
+    optimizer: optax.GradientTransformation, where: TrainState, **options: Any
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`train_step` compiled once: the state donated, its sharding pinned in and out."""
-    step = functools.partial(train_step, optimizer=optimizer, label_smoothing=label_smoothing)
+    """`train_step` with its options compiled once: state donated, its sharding pinned."""
+    step = functools.partial(train_step, optimizer=optimizer, **options)
     return jax.jit(step, donate_argnums=0, in_shardings=(where, None), out_shardings=(where, None))
