@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from psann_jax import data
+from psann_jax.data.pack import Packer, Part
 
 LINES = [f"line {i} of a text\n" for i in range(30)]
 TEXT = "".join(LINES)
@@ -72,5 +73,12 @@ def test_geometry_of_tinyshakespeare_in_four_tracks():
     assert theirs[0] == 250_963
     assert [(tokens - 1) // length for tokens in theirs] == [980, 108]
     train = int(n * (1 - 0.1))
-    rows = [-(-(characters + 1) // length) for characters in (train, n - train)]
+    rows = [_rows_of_one_document(characters, length) for characters in (train, n - train)]
+    assert rows == [3922, 436]
     assert [data.n_steps(r, tracks, 1, "tracks") for r in rows] == [980, 109]
+
+
+def _rows_of_one_document(characters, length):
+    packer = Packer(length, packed=True, pad_id=0, bos_id=2, eos_id=3)
+    full = packer.add([Part(np.full(characters, 32, np.int32))])
+    return len(full.tokens) + len(packer.finish().tokens)
