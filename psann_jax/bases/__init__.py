@@ -4,6 +4,7 @@ from psann_jax.bases.base import Base
 from psann_jax.bases.geosparse import GeoSparse
 from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
+from psann_jax.bases.rwkv6 import RWKV6
 from psann_jax.bases.sgrpsann import SGRPSANN
 from psann_jax.bases.transformer import Transformer
 from psann_jax.bases.waveresnet import WaveResNet
@@ -11,6 +12,7 @@ from psann_jax.bases.waveresnet import WaveResNet
 __all__ = [
     "Base",
     "GeoSparse",
+    "RWKV6",
     "ResPSANN",
     "SGRPSANN",
     "Transformer",

@@ -161,10 +161,10 @@ def _within(r, k, log_decay, u, *, ein):
     total = log_decay  # of whole blocks, [B, H, n, L / s, K]
     scores = jnp.sum(r * u * k, -1, keepdims=True)  # [B, H, n, L / s, s, s]
     while total.shape[3] > 1:
-        (r1, r2), (k1, k2), (total1, total2) = _pairs(r), _pairs(k), _pairs(total)
         (before1, before2), (after1, after2) = _pairs(before), _pairs(after)
-        met = ein("...ik,...jk->...ij", r2 * jnp.exp(before2), k1 * jnp.exp(after1))
-        scores1, scores2 = _pairs(scores)
+        (total1, total2), (scores1, scores2) = _pairs(total), _pairs(scores)
+        right, left = _pairs(r)[1] * jnp.exp(before2), _pairs(k)[0] * jnp.exp(after1)
+        met = ein("...ik,...jk->...ij", right, left)
         upper = jnp.concatenate([scores1, jnp.zeros_like(met)], -1)
         lower = jnp.concatenate([met, scores2], -1)
         scores = jnp.concatenate([upper, lower], -2)
