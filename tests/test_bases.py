@@ -280,7 +280,8 @@ def test_fsdp_spreads_weights_and_moments(name):
     mesh = sharding.make_mesh(1, 8, 1)
     state, _ = init_state(lambda r: LM(base, rngs=r), optimizer, mesh, seed=0)
     for tree in (state.model, state.opt_state[1][0].mu):
-        kernel = tree.stack.layers[0].mixer.q.kernel[...]
+        mixer = tree.stack.layers[0].mixer
+        kernel = (mixer.q if hasattr(mixer, "q") else mixer.r).kernel[...]
         assert kernel.addressable_shards[0].data.size * 8 == kernel.size
 
 

@@ -6,6 +6,7 @@ from psann_jax.bases.groundthink import GroundThink
 from psann_jax.bases.presets import list_presets, preset
 from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
+from psann_jax.bases.rwkv6 import RWKV6
 from psann_jax.bases.sgrpsann import SGRPSANN
 from psann_jax.bases.transformer import Transformer
 from psann_jax.bases.waveresnet import WaveResNet
@@ -14,6 +15,7 @@ __all__ = [
     "Base",
     "GeoSparse",
     "GroundThink",
+    "RWKV6",
     "ResPSANN",
     "SGRPSANN",
     "Transformer",
