@@ -1,6 +1,8 @@
 """The language model around a base: embedding, stack, norm, head."""
 
+from collections.abc import Callable
 import dataclasses
+from functools import partial
 import math
 from typing import Any
 
@@ -12,6 +14,7 @@ from psann_jax.bases import Base
 from psann_jax.nn.block import Stack, State
 from psann_jax.nn.linear import Embedding, Linear
 from psann_jax.nn.norm import NORMS
+from psann_jax.ops.matmul import matmul
 from psann_jax.ops.rope import sinusoidal
 from psann_jax.seq import Seq
 from psann_jax.sharding import constrain
@@ -44,7 +47,9 @@ class LM(nnx.Module):
                 f"of {type(base).__name__}.pattern()"
             )
         self.dtype, self.absolute = jnp.dtype(base.dtype), base.positional_encoding == "sinusoidal"
-        self.embed = Embedding(base.vocab_size, base.d_model, rngs=rngs)
+        sizes = base.vocab_size, base.d_model
+        self.embed = Embedding(*sizes, init=base.embedding_init, rngs=rngs)
+        self.embed_norm = NORMS[base.embedding_norm](base.d_model)
         self.stack: Any = Stack(
             base.d_model,
             pattern,
@@ -54,7 +59,8 @@ class LM(nnx.Module):
             rngs=rngs,
         )
         self.norm = NORMS[base.final_norm](base.d_model)
-        self.head = Linear(base.d_model, base.vocab_size, ("embed", "vocab"), rngs=rngs)
+        head = partial(Linear, axes=("embed", "vocab"), init=base.head_init, rngs=rngs)
+        self.head = None if base.tie_embeddings else head(*sizes[::-1])
 
     def __call__(
         self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None
@@ -71,8 +77,15 @@ class LM(nnx.Module):
           [B, T, V] float32, and the states after these tokens (None without).
         """
         x, states = self.features(tokens, seq, states)
-        logits = self.head(x).astype(jnp.float32)
-        return constrain(logits, "batch", "length", "vocab"), states
+        return constrain(self.logits(x), "batch", "length", "vocab"), states
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """What the head makes of `features`, [..., D] -> [..., V] float32."""
+        return matmul(x, self.head_kernel()).astype(jnp.float32)
+
+    def head_kernel(self) -> jax.Array:
+        """The matrix of the head, [D, V]: its own, or the embedding's table turned."""
+        return self.embed.table[...].T if self.head is None else self.head.kernel[...]
 
     def features(
         self, tokens: jax.Array, seq: Seq | None = None, states: LMState | None = None
@@ -82,7 +95,7 @@ class LM(nnx.Module):
         # Gathered once, so that the lookup stays local to the shards of the batch. Cast after it:
         # the gradient of a lookup is a sum over tokens, which bfloat16 would round away.
         table = constrain(self.embed.table[...], None, None)  # [V, D]
-        x = table[tokens].astype(self.dtype)
+        x = self.embed_norm(table[tokens].astype(self.dtype))
         if self.absolute:
             x = x + sinusoidal(seq.positions, x.shape[-1]).astype(x.dtype)
         x = constrain(x, "batch", "length", None)
@@ -130,23 +143,40 @@ def with_trained(model: Any, weights: Any) -> Any:
 def matrices(model: Any) -> Any:
     """True for the matrices of a model: params declared with two logical axes or more.
 
-    These decay and are cast for decoding. The number of dimensions would not do to tell them:
-    a norm of stacked layers has two as well.
+    The number of dimensions would not do to tell them: a norm of stacked layers has two as well.
     """
+    return _from_metadata(model, lambda metadata: len(metadata.get("axes") or ()) >= 2)
+
+
+def decaying(model: Any) -> Any:
+    """True for what weight decay shrinks: matrices not declared with decay=False."""
+    return _from_metadata(
+        model, lambda metadata: len(metadata.get("axes") or ()) >= 2 and metadata.get("decay", True)
+    )
+
+
+def rates(model: Any) -> Any:
+    """The factor on the learning rate that each parameter is declared with, 1.0 unless said."""
+    return _from_metadata(model, lambda metadata: metadata.get("rate", 1.0))
+
+
+def _from_metadata(model: Any, value: Callable[[dict[str, Any]], Any]) -> Any:
+    """The tree of the model with value(metadata of its Param) at each leaf."""
 
     def of(leaf: Any) -> Any:
-        axes = leaf.get_metadata().get("axes") if isinstance(leaf, nnx.Param) else ()
-        return jax.tree.map(lambda _: len(axes or ()) >= 2, leaf)
+        metadata = leaf.get_metadata() if isinstance(leaf, nnx.Param) else {}
+        return jax.tree.map(lambda _: value(metadata), leaf)
 
     return jax.tree.map(of, model, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def flops_per_token(model: LM, base: Base, length: int) -> int:
-    """Operations of forward and backward a token: 6 per matrix parameter, 6 L T D attention.
+    """Operations of forward and backward a token: 6 per matrix parameter, and `mixing_flops`.
 
-    The attention counts what causality leaves, half of T x T. The embedding is a lookup.
+    The embedding is a lookup.
     """
     pairs = zip(jax.tree.leaves(model), jax.tree.leaves(matrices(model)), strict=True)
     multiplied = sum(math.prod(leaf.shape) for leaf, is_matrix in pairs if is_matrix)
-    multiplied -= math.prod(model.embed.table.shape)
-    return 6 * multiplied + 6 * base.n_layers * length * base.d_model
+    if model.head is not None:
+        multiplied -= math.prod(model.embed.table.shape)
+    return 6 * multiplied + base.mixing_flops(length)

@@ -1,11 +1,16 @@
 """The LM around a base: counts, states, errors."""
 
+from functools import partial
+
 from flax import nnx
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from psann_jax import bases
-from psann_jax.model import LM, flops_per_token, matrices, parameter_count
+from psann_jax.model import LM, decaying, flops_per_token, matrices, parameter_count, rates
+from psann_jax.nn.block import Residual, Stack, repeat_index
 
 DOCUMENTED = {"vocab_size": 32_000, "d_model": 512, "n_layers": 8, "n_heads": 8, "d_mlp": 2048}
 
@@ -48,6 +53,42 @@ def test_flops_count_six_a_matrix_parameter_and_causal_attention():
     base, model = _abstract("transformer", **DOCUMENTED)
     matmul = 8 * (4 * 512 * 512 + 2 * 512 * 2048) + 512 * 32_000
     assert flops_per_token(model, base, 1024) == 6 * matmul + 6 * 8 * 1024 * 512
+
+
+def test_a_tied_head_reads_the_embedding_and_counts_as_a_matrix():
+    base, model = _abstract("transformer", **DOCUMENTED, tie_embeddings=True)
+    alone, apart = _abstract("transformer", **DOCUMENTED)
+    assert parameter_count(apart) - parameter_count(model) == 512 * 32_000
+    assert flops_per_token(model, base, 1024) == flops_per_token(apart, alone, 1024)
+    small = LM(
+        bases.get("transformer")(
+            vocab_size=8, d_model=4, n_heads=1, n_layers=1, dtype="float32", tie_embeddings=True
+        ),
+        rngs=nnx.Rngs(0),
+    )
+    features, _ = small.features(jnp.zeros((1, 2), jnp.int32))
+    expected = features @ small.embed.table[...].T
+    np.testing.assert_allclose(small(jnp.zeros((1, 2), jnp.int32))[0], expected, atol=1e-6)
+
+
+def test_a_parameter_may_be_declared_without_decay_and_with_a_rate_of_its_own():
+    model = {
+        "plain": nnx.Param(jnp.ones((2, 2)), axes=("embed", "mlp")),
+        "lora": nnx.Param(jnp.ones((2, 2)), axes=("embed", None), decay=False, rate=2.0),
+        "scale": nnx.Param(jnp.ones((2,)), axes=("norm",)),
+    }
+    assert [bool(x) for x in jax.tree.leaves(decaying(model))] == [False, True, False]
+    assert jax.tree.leaves(rates(model)) == [2.0, 1.0, 1.0]
+
+
+def test_initial_values_may_depend_on_the_layer():
+    class Deep(nnx.Module):
+        def __init__(self, d_model, *, rngs):
+            self.depth = nnx.Param(jnp.full((d_model,), repeat_index(), jnp.float32), axes=(None,))
+
+    stack = Stack(2, ((partial(Residual, mixer=Deep),),), 3, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(stack.layers[0].mixer.depth[...][:, 0], [0, 1, 2])
+    assert repeat_index() == 0
 
 
 def test_a_vocabulary_must_be_known():

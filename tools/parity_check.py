@@ -26,6 +26,7 @@ from psann_jax.interop.checkpoint import load_checkpoint  # noqa: E402
 from psann_jax.interop.export import export  # noqa: E402
 from psann_jax.interop.folder import SavedModel, load_folder, save_folder  # noqa: E402
 from psann_jax.interop.psannlm_canonical import differences  # noqa: E402
+from psann_jax.interop.psannlm_policies import OURS  # noqa: E402
 from psann_jax.model import LM, trainable, with_trained  # noqa: E402
 
 MOST = 1e-5
@@ -37,7 +38,7 @@ def main() -> int:
         folder = Path(scratch)
         peer("make", folder)
         theirs = {path.stem: imported(path) for path in sorted(folder.glob("*.pt"))}
-        ours = {f"our {name}": fresh(name, seed) for seed, name in enumerate(bases.names())}
+        ours = {f"our {name}": fresh(name, seed) for seed, name in enumerate(OURS)}
         for name, saved in {**theirs, **ours}.items():
             export(folder / f"{name}.back.pt", saved)
         peer("check", folder)

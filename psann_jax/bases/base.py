@@ -3,17 +3,25 @@
 import dataclasses
 from functools import partial
 import math
+from typing import ClassVar
 
 from psann_jax.nn.attention import Attention
 from psann_jax.nn.block import REMAT, MixerFactory, Pattern, Residual, SublayerFactory
+from psann_jax.nn.linear import NORMAL, XAVIER, Initializer
 
-POSITIONS = ("rope", "alibi", "sinusoidal")
 DTYPES = ("bfloat16", "float32")
 
 
 @dataclasses.dataclass(kw_only=True)
 class Base:
-    """The sizes of a model. `pattern` repeats until `n_layers` blocks are made."""
+    """The sizes of a model. `pattern` repeats until `n_layers` blocks are made.
+
+    A subclass says in `positions` which positional encodings it knows, and in `recurrent` whether
+    the states of all its mixers have a size that does not grow with the text.
+    """
+
+    positions: ClassVar[tuple[str, ...]] = ("rope", "alibi", "sinusoidal")
+    recurrent: ClassVar[bool] = False
 
     vocab_size: int | None = None  # None: as many as the tokenizer has
     d_model: int = 512
@@ -22,6 +30,7 @@ class Base:
     d_mlp: int | None = None  # None: 4 * d_model
     positional_encoding: str = "rope"  # rope, alibi or sinusoidal
     dropout: float = 0.0
+    tie_embeddings: bool = False  # the head reads the embedding's table
     dtype: str = "bfloat16"  # of activations (or float32); weights are float32
     scan_layers: bool = False  # compile one layer and loop over it; for deep models
     remat: str = "none"  # none, dots or full: what the backward pass computes again
@@ -31,7 +40,7 @@ class Base:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or value < 1):
                 raise ValueError(f"base.{name}={value} must be a positive whole number")
-        self._choice("positional_encoding", POSITIONS)
+        self._choice("positional_encoding", self.positions)
         self._choice("dtype", DTYPES)
         self._choice("remat", tuple(REMAT))
         self._share("dropout")
@@ -88,6 +97,28 @@ class Base:
     def final_norm(self) -> str:
         """The norm before the head, one of nn.norm.NORMS."""
         return "rms"
+
+    @property
+    def embedding_norm(self) -> str:
+        """The norm right after the embedding, one of nn.norm.NORMS."""
+        return "none"
+
+    @property
+    def embedding_init(self) -> Initializer:
+        """Draws the embedding's table [V, D]."""
+        return NORMAL
+
+    @property
+    def head_init(self) -> Initializer:
+        """Draws the head's kernel [D, V], where it is not tied."""
+        return XAVIER
+
+    def mixing_flops(self, length: int) -> int:
+        """Operations a token that no matrix does, forward and backward, in rows of `length`.
+
+        Here those of causal attention, half of T x T, in every block.
+        """
+        return 6 * self.n_layers * length * self.d_model
 
     def pattern(self) -> Pattern:
         """The blocks of one period, each a tuple of residual sublayers, in order."""

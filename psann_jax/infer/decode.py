@@ -94,7 +94,7 @@ def prefill(model: LM, tokens: jax.Array, lengths: jax.Array, state: LMState):
     place = jnp.arange(tokens.shape[1])[None] - (tokens.shape[1] - lengths)[:, None]  # [B, P]
     seq = Seq(jnp.maximum(place, 0).astype(jnp.int32), (place >= 0).astype(jnp.int32))
     x, state = model.features(tokens, seq, state)
-    return model.head(x[:, -1:])[:, 0], state
+    return model.logits(x[:, -1:])[:, 0], state
 
 
 def _rounded(n: int) -> int:

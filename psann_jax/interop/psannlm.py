@@ -18,7 +18,7 @@ from psann_jax import bases
 from psann_jax.bases import Base
 from psann_jax.interop import psannlm_tables as tables
 from psann_jax.interop.psannlm_config import base_config
-from psann_jax.interop.psannlm_names import Turn, in_block, layout, outside
+from psann_jax.interop.psannlm_names import EMBEDDING, HEAD, Turn, in_block, layout, outside
 from psann_jax.model import LM, trainable, with_trained
 
 
@@ -53,8 +53,12 @@ def with_state(base: Base, state: Mapping[str, np.ndarray]) -> LM:
 
 
 def to_state(lm: LM) -> dict[str, np.ndarray]:
-    """psannlm's state dict of a model: float32 weights, int64 index tables."""
-    return weights(lm) | tables.dump(lm)
+    """psannlm's state dict of a model: float32 weights, int64 index tables.
+
+    A head tied to the embedding is written as a copy: psannlm knows only heads of their own.
+    """
+    state = weights(lm) | tables.dump(lm)
+    return state if lm.head is not None else state | {HEAD: state[EMBEDDING]}
 
 
 def weights(lm: LM) -> dict[str, np.ndarray]:

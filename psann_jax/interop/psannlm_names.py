@@ -53,11 +53,12 @@ _SPARSE_BLOCK = {
         for ours, theirs in _SINE.items()
     },
 }
+EMBEDDING, HEAD = "embed.weight", "lm_head.weight"
 _OUTSIDE = {
-    "embed.table": "embed.weight",
+    "embed.table": EMBEDDING,
     "norm.scale": "ln_f.scale",
     "norm.bias": "ln_f.bias",
-    "head.kernel": "lm_head.weight",
+    "head.kernel": HEAD,
 }
 
 

@@ -92,6 +92,7 @@ BASES = {  # a kind -> our base, the policies it has
     "geometric-sparse": ("geosparse", ("residual", "geometry", "geometry_execution")),
     "transformer": ("transformer", ()),
 }
+OURS = tuple(ours for ours, _ in BASES.values())
 NAMES: dict[str, dict[str, str]] = {  # policy -> key there -> field here
     "residual": {n: n for n in ("norm", "alpha_init", "drop_path")},
     "spectral": {

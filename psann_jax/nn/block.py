@@ -4,7 +4,9 @@ Everything that goes between two residual additions is a Mixer: attention, wave 
 MLP. A mixer of features alone has state None.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import contextvars
 from typing import Any, Protocol
 
 from flax import nnx
@@ -22,6 +24,26 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+_REPEAT: contextvars.ContextVar[Any] = contextvars.ContextVar("repeat", default=0)
+
+
+def repeat_index() -> jax.Array | int:
+    """Which repeat of a Stack's pattern is being drawn, [] int32 and traced; 0 outside of one.
+
+    For initial values that depend on depth: all repeats are drawn by one vmapped call.
+    """
+    return _REPEAT.get()
+
+
+@contextlib.contextmanager
+def _drawing(repeat: jax.Array) -> Iterator[None]:
+    token = _REPEAT.set(repeat)
+    try:
+        yield
+    finally:
+        _REPEAT.reset(token)
 
 
 class Mixer(Protocol):
@@ -122,12 +144,14 @@ class Stack(nnx.Module):
         remat: str = "none",
         rngs: nnx.Rngs,
     ):
-        def period(key: jax.Array) -> nnx.List:
+        def period(key: jax.Array, index: jax.Array) -> nnx.List:
             rngs = nnx.Rngs(key)
             sublayers = [make for block in pattern for make in block]
-            return nnx.List(make(d_model, rngs=rngs) for make in sublayers)
+            with _drawing(index):
+                return nnx.List(make(d_model, rngs=rngs) for make in sublayers)
 
-        self.layers = jax.vmap(period)(jax.random.split(rngs.params(), repeats))
+        keys = jax.random.split(rngs.params(), repeats)
+        self.layers = jax.vmap(period)(keys, jnp.arange(repeats))
         self.repeats, self.scan, self.remat = repeats, scan, remat
 
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):

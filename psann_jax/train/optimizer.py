@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from psann_jax.model import matrices
+from psann_jax.fields import nearest
+from psann_jax.model import decaying, rates
 
 WARMUP_SHARE = 0.05  # of the run, where warmup_steps is not given
 
@@ -26,6 +28,9 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    # Factors on the learning rate of parts of the model: (("mamba", 0.5),) halves it for every
+    # parameter under a module of that name. They multiply with what the parameter declares.
+    lr_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         if not self.learning_rate > 0:
@@ -47,6 +52,9 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"optimizer.{name}={value} must be in [0, 1)")
+        for name, factor in self.lr_factors:
+            if not (math.isfinite(factor) and factor >= 0):
+                raise ValueError(f"optimizer.lr_factors: {name!r} has {factor}; give 0 or more")
         if self.decay not in ("matrices", "all"):
             raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
 
@@ -77,7 +85,7 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """The gradient transformation of `config` for a run of `total_steps` updates."""
-    mask = matrices if config.decay == "matrices" else None
+    mask = decaying if config.decay == "matrices" else None
     adamw = optax.adamw(
         schedule(config, total_steps),
         b1=config.b1,
@@ -86,6 +94,38 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         weight_decay=config.weight_decay,
         mask=mask,
     )
-    if not config.grad_clip:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.grad_clip), adamw)
+    clip = (optax.clip_by_global_norm(config.grad_clip),) if config.grad_clip else ()
+    return optax.chain(*clip, adamw, _by_part(dict(config.lr_factors)))
+
+
+def _by_part(factors: dict[str, float]) -> optax.GradientTransformation:
+    """Scales each parameter's update by its declared rate and the factors of its modules.
+
+    Raises:
+      ValueError: no module of the model has a name in `factors`.
+    """
+
+    def factor(path: Any, _: Any, rate: float) -> float:
+        return rate * math.prod(factors.get(name, 1.0) for name in _names(path))
+
+    def init(params: Any) -> optax.EmptyState:
+        paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        known = sorted({name for path in paths for name in path if not name.isdigit()})
+        if missing := sorted(factors.keys() - set(known)):
+            raise ValueError(
+                f"optimizer.lr_factors names {missing[0]!r}, which no part of the model is called"
+                f"{nearest(missing[0], known)}; parts: {', '.join(known)}"
+            )
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None):
+        each = jax.tree_util.tree_map_with_path(factor, params, rates(params))
+        # A factor of 1 leaves the update as it is, with no operation in the step.
+        scaled = jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, each)
+        return scaled, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _names(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value").split("/")

@@ -22,7 +22,7 @@ def loss_fn(
     """Cross-entropy summed over the weighted tokens of a batch [B, T], nats, []."""
     x, _ = model.features(batch.inputs, Seq(batch.positions, batch.segments, key))
     return linear_cross_entropy(
-        x, model.head.kernel[...], batch.targets, batch.weights, label_smoothing=label_smoothing
+        x, model.head_kernel(), batch.targets, batch.weights, label_smoothing=label_smoothing
     )
 
 

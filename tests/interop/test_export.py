@@ -16,6 +16,7 @@ from psann_jax.interop.checkpoint import load_checkpoint
 from psann_jax.interop.export import export
 from psann_jax.interop.folder import SavedModel
 from psann_jax.interop.psannlm_canonical import canonical_config
+from psann_jax.interop.psannlm_policies import OURS
 from psann_jax.interop.torch_file import read
 from psann_jax.model import LM
 from psann_jax.nn.sparse import GeometryConfig
@@ -28,7 +29,7 @@ def _saved(tiny, name="respsann", **options):
     return SavedModel(bases.get(name)(**TINY, **options, dtype="float32"), tiny(name), None, 7)
 
 
-@pytest.mark.parametrize("name", bases.names())
+@pytest.mark.parametrize("name", OURS)
 def test_a_model_comes_back_exactly(tiny, tmp_path, name):
     saved = _saved(tiny, name)
     export(tmp_path / "m.pt", saved)
@@ -36,6 +37,15 @@ def test_a_model_comes_back_exactly(tiny, tmp_path, name):
     assert back.base == saved.base
     for a, b in zip(*map(jax.tree.leaves, (back.model, saved.model)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_tied_head_is_written_as_a_copy(tmp_path):
+    base = bases.get("respsann")(**TINY, dtype="float32", tie_embeddings=True)
+    saved = SavedModel(base, LM(base, rngs=nnx.Rngs(0)), None, 7)
+    export(tmp_path / "m.pt", saved)
+    tokens = np.arange(6, dtype=np.int32)[None]
+    back = load_checkpoint(tmp_path / "m.pt").model(tokens)[0]
+    np.testing.assert_allclose(back, saved.model(tokens)[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from psann_jax import bases
 from psann_jax.interop.psannlm_canonical import canonical_base, canonical_config, differences
 from psann_jax.interop.psannlm_config import base_config
+from psann_jax.interop.psannlm_policies import OURS
 from psann_jax.nn.mixed import MixedConfig
 from psann_jax.nn.sine import SineConfig
 from psann_jax.nn.sparse import GeometryConfig
@@ -22,7 +23,8 @@ CASES = {
 }
 TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
 OURS_ALONE = {("transformer", "norm"), ("geosparse", "mixed")}  # refused, or tested below
-WITHOUT_EFFECT = ("dtype", "scan_layers", "remat")  # on the function that a base computes
+# On the function that a base computes, or on what psannlm computes: it gets a copy of a tied head.
+WITHOUT_EFFECT = ("dtype", "scan_layers", "remat", "tie_embeddings")
 OTHER = {  # than the default
     "vocab_size": 33,
     "d_model": 32,
@@ -105,7 +107,7 @@ def _told(base, plain):
 
 FIELDS = [
     (name, field.name)
-    for name in bases.names()
+    for name in OURS
     for field in dataclasses.fields(bases.get(name))
     if field.name not in (*WITHOUT_EFFECT, "mixed")
     and (name, field.name) != ("transformer", "norm")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import reference
 
+from psann_jax.model import trainable
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
 from psann_jax.train.state import named_arrays
 
@@ -157,3 +158,25 @@ def test_weights_after_four_updates_are_those_of_torch(trajectory):
 def test_a_bad_field_is_named(fields, said):
     with pytest.raises(ValueError, match=said):
         OptimizerConfig(**fields)
+
+
+def _updates(tiny, **config):
+    """Sizes of one update by name, from a gradient of ones."""
+    model = trainable(tiny("transformer"))
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, weight_decay=0.0, **config), 10)
+    ones = jax.tree.map(jnp.ones_like, model)
+    updates, _ = optimizer.update(ones, optimizer.init(model), model)
+    return {name: float(jnp.abs(u).max()) for name, u in named_arrays(updates).items()}
+
+
+def test_parts_named_in_lr_factors_learn_at_their_own_rate(tiny):
+    plain = _updates(tiny)
+    scaled = _updates(tiny, lr_factors=(("embed", 0.5), ("norm", 3.0)))
+    for name, size in plain.items():
+        factor = 0.5 if name.startswith("embed/") else 3.0 if "/norm/" in f"/{name}" else 1.0
+        assert scaled[name] == pytest.approx(factor * size, rel=1e-6)
+
+
+def test_a_part_that_the_model_has_not_is_named(tiny):
+    with pytest.raises(ValueError, match="lr_factors names 'embedd'.*did you mean 'embed'"):
+        _updates(tiny, lr_factors=(("embedd", 0.5),))
