@@ -2,6 +2,7 @@
 
 from psann_jax.bases.base import Base
 from psann_jax.bases.geosparse import GeoSparse
+from psann_jax.bases.mamba2 import Mamba2LM
 from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
 from psann_jax.bases.sgrpsann import SGRPSANN
@@ -11,6 +12,7 @@ from psann_jax.bases.waveresnet import WaveResNet
 __all__ = [
     "Base",
     "GeoSparse",
+    "Mamba2LM",
     "ResPSANN",
     "SGRPSANN",
     "Transformer",

@@ -56,9 +56,10 @@ class Mamba2Config:
         d_inner = self.expand * d_model
         size = self.head_dim or min(64, d_inner)
         if d_inner % size:
+            near = nearest_divisor(d_inner, size)
             raise ValueError(
                 f"base.mamba.head_dim={size} does not divide the inner width expand * d_model = "
-                f"{self.expand} * {d_model} = {d_inner}; head_dim={nearest_divisor(d_inner, size)} does"
+                f"{self.expand} * {d_model} = {d_inner}; head_dim={near} does"
             )
         if (d_inner // size) % self.n_groups:
             raise ValueError(
