@@ -14,6 +14,7 @@ import pytest
 from psann_jax import bases, sharding
 from psann_jax.infer.decode import decoding_model
 from psann_jax.model import LM, trainable, with_trained
+from psann_jax.nn.mamba2 import Mamba2Config
 from psann_jax.nn.mixed import MixedConfig
 from psann_jax.nn.sine import SineConfig
 from psann_jax.nn.sparse import GeometryConfig
@@ -41,6 +42,11 @@ VARIANTS = {
     "respsann-no-norm": ("respsann", {"norm": "none", "mlp_activation": "tanh"}),
     "sgrpsann-short": ("sgrpsann", {"k_fft": 4, "gate_groups": "full", "gate_init": 1.0}),
     "sgrpsann-fourier": ("sgrpsann", {"k_fft": 7, "gate_type": "fourier_features"}),
+    "mamba2-pure": ("mamba2", {"d_mlp": None}),
+    "mamba2-groups": (
+        "mamba2",
+        {"n_heads": 4, "mamba": Mamba2Config(n_groups=2, d_state=8, dt_limit=(0.05, 0.5))},
+    ),
     "geosparse-random": (
         "geosparse",
         {"geometry": GeometryConfig(pattern="random", k=3, depth=2, wrap_mode="wrap")},
@@ -73,7 +79,7 @@ def _gradients(model, batch):
 @functools.cache
 def _made(variant, **options):
     name, fields = VARIANTS[variant]
-    base = bases.get(name)(**SIZES, dtype="float32", **fields, **options)
+    base = bases.get(name)(**{**SIZES, **fields}, dtype="float32", **options)
     return base, _perturbed(LM(base, rngs=nnx.Rngs(0)))
 
 
@@ -125,7 +131,7 @@ def test_prefill_and_decoding_one_by_one_equal_the_full_forward(variant):
 @pytest.mark.parametrize("variant", PLAIN)
 def test_the_weights_that_decoding_reads_give_the_same_logits_in_bfloat16(variant):
     name, fields = VARIANTS[variant]
-    base = bases.get(name)(**SIZES, dtype="bfloat16", **fields)
+    base = bases.get(name)(**{**SIZES, **fields}, dtype="bfloat16")
     like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
     model = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(_made(variant)[1]))
 
@@ -280,8 +286,7 @@ def test_fsdp_spreads_weights_and_moments(name):
     mesh = sharding.make_mesh(1, 8, 1)
     state, _ = init_state(lambda r: LM(base, rngs=r), optimizer, mesh, seed=0)
     for tree in (state.model, state.opt_state[1][0].mu):
-        mixer = tree.stack.layers[0].mixer
-        kernel = (mixer.q if hasattr(mixer, "q") else mixer.r).kernel[...]
+        kernel = max(jax.tree.leaves(tree.stack.layers[0].mixer), key=lambda a: a.size)
         assert kernel.addressable_shards[0].data.size * 8 == kernel.size
 
 
@@ -329,6 +334,13 @@ def test_an_unknown_base_names_the_nearest_and_all():
         ("waveresnet", {"wave": "on"}, "interleave"),
         ("waveresnet", {"kernel": 0}, "base.kernel=0"),
         ("respsann", {"alpha_init": float("nan")}, "base.alpha_init=nan must be a finite"),
+        ("mamba2", {"n_heads": 12}, "base.n_heads=12 does not divide .* = 1024; n_heads=16 does"),
+        ("mamba2", {"mamba": Mamba2Config(head_dim=32)}, "head_dim=32 and base.n_heads=16 do not"),
+        (
+            "mamba2",
+            {"positional_encoding": "rope"},
+            "positional_encoding='rope' must be one of none",
+        ),
         ("geosparse", {"geometry": GeometryConfig(k=33)}, "k=33 is more than base.d_mlp=32"),
         (
             "geosparse",
