@@ -2,9 +2,8 @@
 
 import dataclasses
 from functools import partial
-from typing import ClassVar
 
-from psann_jax.bases.base import Base
+from psann_jax.bases.recurrent import Recurrent
 from psann_jax.bases.registry import register
 from psann_jax.nn.block import Pattern
 from psann_jax.nn.mamba2 import Mamba2, Mamba2Config, nearest_divisor
@@ -14,15 +13,11 @@ from psann_jax.nn.sine import SineConfig
 
 @register("mamba2")
 @dataclasses.dataclass(kw_only=True)
-class Mamba2LM(Base):
+class Mamba2LM(Recurrent):
     """x + mamba2(norm(x)) and nothing else, as in arXiv 2405.21060; d_mlp adds SwiGLU MLPs."""
-
-    positions: ClassVar[tuple[str, ...]] = ("none",)
-    recurrent: ClassVar[bool] = True
 
     n_heads: int = 16  # of a layer, each expand * d_model / n_heads features wide
     d_mlp: int | None = None  # None: no MLP
-    positional_encoding: str = "none"
     mamba: Mamba2Config = dataclasses.field(default_factory=Mamba2Config)
 
     def _check_heads(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from psann_jax.bases.base import Base
 from psann_jax.bases.groundthink import GroundThink
 from psann_jax.fields import nearest
+from psann_jax.nn.fusion import FusionConfig
 
 _1M = {"d_model": 64, "n_layers": 4, "n_heads": 2}
 _5M = {"d_model": 128, "n_layers": 8, "n_heads": 4}
@@ -17,14 +18,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "1M": _1M,
     "5M": _5M,
     "HY": _5M,
-    "GF": _5M | {"fusion": "gate"},
-    "WS": _5M | {"fusion": "blend"},
-    "RF": _5M | {"fusion": "correction"},
-    "CP": _5M | {"fusion": "projection"},
-    "GF-RH": _5M | {"fusion": "gate", "gate_init": 0.7},
-    "GF-MH": _5M | {"fusion": "gate", "gate_init": 0.3},
-    "HGF": _5M | {"fusion": "wide_gate"},
-    "8M": _8M | {"fusion": "gate", "gate_init": 0.3},
+    "GF": _5M | {"fusion": FusionConfig(kind="gate")},
+    "WS": _5M | {"fusion": FusionConfig(kind="blend")},
+    "RF": _5M | {"fusion": FusionConfig(kind="correction")},
+    "CP": _5M | {"fusion": FusionConfig(kind="projection")},
+    "GF-RH": _5M | {"fusion": FusionConfig(kind="gate", gate_init=0.7)},
+    "GF-MH": _5M | {"fusion": FusionConfig(kind="gate", gate_init=0.3)},
+    "HGF": _5M | {"fusion": FusionConfig(kind="wide_gate")},
+    "8M": _8M | {"fusion": FusionConfig(kind="gate", gate_init=0.3)},
 }
 _ALSO = {"TINY": "1M", "SMALL": "5M", "MEDIUM": "8M"}
 

@@ -2,32 +2,24 @@
 
 import dataclasses
 from functools import partial
-from typing import ClassVar
 
-import jax
 from jax.nn import initializers
-import jax.numpy as jnp
 
-from psann_jax.bases.base import Base
+from psann_jax.bases.recurrent import Recurrent
 from psann_jax.bases.registry import register
 from psann_jax.nn.block import Pattern
 from psann_jax.nn.linear import Initializer
-from psann_jax.nn.rwkv6 import ChannelMix, TimeMix
+from psann_jax.nn.rwkv6 import ChannelMix, TimeMix, tiny
 
 
 @register("rwkv6")
 @dataclasses.dataclass(kw_only=True)
-class RWKV6(Base):
+class RWKV6(Recurrent):
     """x + time_mix(norm(x)), then x + channel_mix(norm(x)), with LayerNorm, also on the embedding.
 
     d_mlp=None is 3.5 d_model, rounded down to a multiple of 32. The published models have heads of
     64. Source: arXiv 2404.05892, and BlinkDL's RWKV-LM (x060).
     """
-
-    positions: ClassVar[tuple[str, ...]] = ("none",)
-    recurrent: ClassVar[bool] = True
-
-    positional_encoding: str = "none"
 
     @property
     def mlp_features(self) -> int:
@@ -44,7 +36,7 @@ class RWKV6(Base):
     @property
     def embedding_init(self) -> Initializer:
         """Near zero, for the norm behind it to scale; a head that reads it wants more."""
-        return super().embedding_init if self.tie_embeddings else _tiny
+        return super().embedding_init if self.tie_embeddings else tiny
 
     @property
     def head_init(self) -> Initializer:
@@ -58,8 +50,3 @@ class RWKV6(Base):
         time = partial(TimeMix, n_heads=self.n_heads, n_layers=self.n_layers)
         channel = partial(ChannelMix, d_mlp=self.mlp_features, n_layers=self.n_layers)
         return (tuple(self.residual(mixer, norm="layer") for mixer in (time, channel)),)
-
-
-def _tiny(key, shape, dtype=jnp.float32, out_sharding=None):
-    limits = {"minval": -1e-4, "maxval": 1e-4}
-    return jax.random.uniform(key, shape, dtype, **limits, out_sharding=out_sharding)

@@ -4,7 +4,7 @@ The rows of a step are a pure function of the step, so resuming needs no state b
 any number of processes sees the same global batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import dataclasses
 
 import numpy as np
@@ -30,7 +30,7 @@ def batches(
     multiple_of: int = 1,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """This process's share of the batches from `start_step` on, read ahead by two threads.
 
     Args:
@@ -101,7 +101,7 @@ class _Steps:
         return self.rows.batch(own, goes_on=goes_on(n_rows, batch_rows, index, self.order))
 
 
-def _stream(source: _Steps, start: int, stop: int) -> Iterator[Batch]:
+def _stream(source: _Steps, start: int, stop: int) -> Generator[Batch]:
     import grain
 
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)

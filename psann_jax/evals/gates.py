@@ -99,14 +99,13 @@ def entropy(fresh: LM, tokens: np.ndarray, targets: np.ndarray) -> Gate:
 def states(model: LM, tokens: np.ndarray) -> Gate:
     """G3.5: the recurrent states differ between two texts and between two places of one.
 
-    Looks at the true states, S of RWKV-6 and h of Mamba-2, after half and all of tokens [2, T].
+    Looks at the true states, S of RWKV-6 and h of Mamba-2, after half and all of tokens [2, T];
+    for recurrent bases.
     """
     name, half = "G3.5 states", tokens.shape[1] // 2
     _, middle = _extended(model, tokens[:, :half], model.init_state(2, tokens.shape[1]))
     _, end = _extended(model, tokens[:, half:], middle)
     pairs = list(zip(*map(_matrices, (middle, end)), strict=True))
-    if not pairs:
-        return gate(name, SKIPPED, "the model has no recurrent states")
     texts = max(_cosine(e[0], e[1]) for _, e in pairs)
     places = max(_cosine(m[0], e[0]) for m, e in pairs)
     variance = min(float(e.var()) for _, e in pairs)
@@ -121,7 +120,7 @@ def states(model: LM, tokens: np.ndarray) -> Gate:
 
 
 def _matrices(state: LMState) -> list[np.ndarray]:
-    """The recurrent matrices [B, H, K, V] of each layer, [B, H K V]: no carried inputs."""
+    """The recurrent matrices [B, H, K, V] of each layer as [B, H K V]; not the carried inputs."""
     leaves = (np.asarray(a, np.float64) for a in jax.tree.leaves(state.layers))
     return [a.reshape(len(a), -1) for a in leaves if a.ndim == 4]
 

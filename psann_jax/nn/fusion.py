@@ -4,8 +4,10 @@ Source: GroundThink V4, its parallel hybrid blocks (HY, GF, WS, RF, CP, HGF).
 """
 
 from collections.abc import Callable
+import dataclasses
 from functools import partial
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -42,9 +44,10 @@ class Gate(nnx.Module):
     """
 
     def __init__(self, d_model: int, *, start: float, wide: bool, rngs: nnx.Rngs):
-        init, axes = (_tenth, ("heads", "embed")) if wide else (_zeros, ("heads", None))
-        self.weigh = Linear(2 * d_model, d_model if wide else 1, axes, init=init, rngs=rngs)
-        bias = jnp.full((d_model if wide else 1,), math.log(start / (1.0 - start)))
+        width, axes = (d_model, ("heads", "embed")) if wide else (1, ("heads", None))
+        init: Initializer = _tenth if wide else jax.nn.initializers.zeros
+        self.weigh = Linear(2 * d_model, width, axes, init=init, rngs=rngs)
+        bias = jnp.full((width,), math.log(start / (1.0 - start)))
         self.bias = nnx.Param(bias, axes=("norm" if wide else None,))
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
@@ -109,20 +112,55 @@ def _gain(y: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sqrt(power[0] / jnp.maximum(power[1], 1e-30))
 
 
-def _tenth(key: jax.Array, shape, dtype=jnp.float32, **_) -> jax.Array:
-    return 0.1 * XAVIER(key, shape, dtype)
+def _tenth(key, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
+    return 0.1 * XAVIER(key, shape, dtype, out_sharding)
 
 
-_zeros: Initializer = jax.nn.initializers.zeros
 Fusion = Gains | Gate | Blend | Correction | Projection
-FUSIONS: dict[str, Callable[..., Fusion]] = {
-    "gains": Gains,
-    "gate": partial(Gate, wide=False),
-    "wide_gate": partial(Gate, wide=True),
-    "blend": Blend,
-    "correction": Correction,
-    "projection": Projection,
+# What makes each fusion, and the field of FusionConfig that says where it starts.
+FUSIONS: dict[str, tuple[Callable[..., Fusion], str | None]] = {
+    "gains": (Gains, "gain_init"),
+    "gate": (partial(Gate, wide=False), "gate_init"),
+    "wide_gate": (partial(Gate, wide=True), "gate_init"),
+    "blend": (Blend, "gate_init"),
+    "correction": (Correction, None),
+    "projection": (Projection, None),
 }
+
+
+@dataclasses.dataclass(kw_only=True)
+class FusionConfig:
+    """How what RWKV-6 and Mamba-2 say is joined."""
+
+    kind: str = "gains"  # gains, gate, wide_gate, blend, correction or projection
+    gain_init: tuple[float, float] = (0.5, 0.5)  # of rwkv and mamba: of gains
+    gate_init: float = 0.5  # the share of rwkv at the start: of gates and blend
+    out_norm: bool = True  # an RMSNorm on what each says, so that both speak as loud
+    dropout: tuple[float, float] = (0.0, 0.0)  # shares of rows without rwkv, mamba in training
+
+    def __post_init__(self):
+        if self.kind not in FUSIONS:
+            known = ", ".join(FUSIONS)
+            raise ValueError(f"base.fusion.kind={self.kind!r} must be one of {known}")
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in {"gain_init", "gate_init"} - {FUSIONS[self.kind][1]}:
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(
+                    f"base.fusion.{name}={value} has no effect with base.fusion.kind="
+                    f"{self.kind!r}; leave it out, or change the kind"
+                )
+        if not all(0 <= share < 1 for share in self.dropout):
+            raise ValueError(f"base.fusion.dropout={self.dropout} must be two shares in [0, 1)")
+        if not 0.01 <= self.gate_init <= 0.99:
+            raise ValueError(f"base.fusion.gate_init={self.gate_init} must be in [0.01, 0.99]")
+        if not all(map(math.isfinite, self.gain_init)):
+            raise ValueError(f"base.fusion.gain_init={self.gain_init} must be two finite numbers")
+
+    def make(self, d_model: int, *, rngs: nnx.Rngs) -> Fusion:
+        """The fusion, drawn."""
+        fusion, field = FUSIONS[self.kind]
+        start = {} if field is None else {"start": getattr(self, field)}
+        return fusion(d_model, rngs=rngs, **start)
 
 
 class Hybrid(nnx.Module):
@@ -130,9 +168,7 @@ class Hybrid(nnx.Module):
 
     Args:
       rwkv, mamba: make the two mixers.
-      fuse: makes what joins them, from (d_model, rngs=...).
-      out_norm: an RMSNorm on what each says, so that both speak as loud.
-      dropout: shares of rows for which rwkv, mamba says nothing in training.
+      config: how they are joined.
     """
 
     def __init__(
@@ -141,16 +177,14 @@ class Hybrid(nnx.Module):
         *,
         rwkv: MixerFactory,
         mamba: MixerFactory,
-        fuse: Callable[..., Fusion],
-        out_norm: bool,
-        dropout: tuple[float, float],
+        config: FusionConfig,
         rngs: nnx.Rngs,
     ):
         self.rwkv, self.mamba = rwkv(d_model, rngs=rngs), mamba(d_model, rngs=rngs)
-        norm = RMSNorm if out_norm else NoNorm
+        norm = RMSNorm if config.out_norm else NoNorm
         self.rwkv_norm, self.mamba_norm = norm(d_model), norm(d_model)
-        self.fuse = fuse(d_model, rngs=rngs)
-        self.dropout = dropout
+        self.fuse: Any = config.make(d_model, rngs=rngs)
+        self.dropout = config.dropout
 
     def __call__(self, x: jax.Array, seq: Seq, state: State = None):  # [B, T, D]
         (a, b), state = self.branches(x, seq, state)

@@ -177,3 +177,9 @@ def _small(rngs: nnx.Rngs, shape):
 
 def _undecayed(value: jax.Array, *axes: str | None) -> nnx.Param:
     return nnx.Param(value, axes=axes, decay=False)
+
+
+def tiny(key, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
+    """Draws an embedding near zero, for the norm behind it to scale."""
+    limits = {"minval": -1e-4, "maxval": 1e-4}
+    return jax.random.uniform(key, shape, dtype, **limits, out_sharding=out_sharding)

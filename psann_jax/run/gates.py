@@ -99,9 +99,15 @@ def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> li
             gates.forward(model, inputs),
             gates.entropy(fresh, inputs, targets),
             gates_run.training(metrics, unigram_nats(corpus.train, corpus.tokenizer.vocab_size)),
-            gates.states(model, inputs),
+            _states(config, model, inputs),
             gates_run.balance(metrics, config.base.branches),
         ]
+
+
+def _states(config: Config, model: LM, tokens: np.ndarray) -> gates.Gate:
+    if config.base.recurrent:
+        return gates.states(model, tokens)
+    return gates.gate("G3.5 states", gates.SKIPPED, "the base is not recurrent")
 
 
 def _probe(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

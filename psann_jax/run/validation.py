@@ -1,6 +1,5 @@
 """The figures of held-out text that a run logs at its intervals."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -61,5 +60,7 @@ class Validation:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        with contextlib.closing(stream):
+        try:
             return on_mesh(next(stream), self.plan.mesh)
+        finally:
+            stream.close()

@@ -155,10 +155,6 @@ def test_states_that_say_nothing_of_the_text_fail(model, monkeypatch):
     jax.clear_caches()
 
 
-def test_a_model_without_recurrent_matrices_has_no_states_to_judge(tiny):
-    assert gates.states(tiny("waveresnet"), TOKENS).status == SKIPPED
-
-
 def _balanced(ratio, every=10, n=10):
     rows = {"grad_rms_rwkv": ratio, "grad_rms_mamba": 1.0}
     return [{"step": every * (i + 1), **rows} for i in range(n)]

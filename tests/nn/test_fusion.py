@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psann_jax.nn.fusion import FUSIONS, Hybrid
+from psann_jax.nn.fusion import FUSIONS, FusionConfig, Hybrid
 from psann_jax.nn.linear import Linear
 from psann_jax.seq import Seq
 
@@ -31,13 +31,13 @@ class Scaled(nnx.Module):
 
 
 def _fusion(name, **start):
-    return FUSIONS[name](D, rngs=nnx.Rngs(0), **start)
+    return FUSIONS[name][0](D, rngs=nnx.Rngs(0), **start)
 
 
 def _hybrid(*, out_norm=False, dropout=(0.0, 0.0)):
     branches = {n: partial(Scaled, factor=f) for n, f in (("rwkv", 2.0), ("mamba", 3.0))}
-    fuse = partial(FUSIONS["gains"], start=(0.5, 0.25))
-    return Hybrid(D, **branches, fuse=fuse, out_norm=out_norm, dropout=dropout, rngs=nnx.Rngs(0))
+    config = FusionConfig(gain_init=(0.5, 0.25), out_norm=out_norm, dropout=dropout)
+    return Hybrid(D, **branches, config=config, rngs=nnx.Rngs(0))
 
 
 def test_gains_scale_each_branch():
@@ -87,8 +87,7 @@ def test_a_projection_maps_both():
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_every_fusion_keeps_the_dtype_and_reports_finite_means(name):
-    start = {"gains": {"start": (0.5, 0.5)}, "correction": {}, "projection": {}}
-    fusion = _fusion(name, **start.get(name, {"start": 0.5}))
+    fusion = FusionConfig(kind=name).make(D, rngs=nnx.Rngs(0))
     a, b = (jnp.asarray(x, jnp.bfloat16) for x in (A, B))
     assert fusion(a, b).dtype == jnp.bfloat16
     means = fusion.means(a, b)
@@ -122,3 +121,19 @@ def test_fusions_are_cut_over_a_mesh_by_their_features():
     for name in ("projection", "correction"):
         matrices = [m for _, m in nnx.iter_modules(_fusion(name)) if isinstance(m, Linear)]
         assert [m.kernel.get_metadata()["axes"] for m in matrices] == [("heads", "embed")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kind": "sum"}, "base.fusion.kind='sum' must be one of gains, gate"),
+        ({"gate_init": 0.4}, "fusion.gate_init=0.4 has no effect with base.fusion.kind='gains'"),
+        ({"kind": "blend", "gain_init": (1.0, 0.0)}, "gain_init=.* has no effect"),
+        ({"kind": "gate", "gate_init": 1.0}, r"gate_init=1.0 must be in \[0.01, 0.99\]"),
+        ({"dropout": (0.0, 1.0)}, r"base.fusion.dropout=\(0.0, 1.0\)"),
+        ({"gain_init": (0.5, float("nan"))}, "gain_init=.*finite"),
+    ],
+)
+def test_a_bad_field_is_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        FusionConfig(**fields)
