@@ -18,6 +18,7 @@ def _full(name):
     """A config in which tuples, bounds, None and floats all differ from their defaults."""
     fields = {"d_model": 48, "n_heads": 6, "vocab_size": 77, "dropout": 0.25}
     if "sine" in {f.name for f in dataclasses.fields(bases.get(name))}:
+        fields["mlp_activation"] = "sine"
         fields["sine"] = SineConfig(
             frequency=3.0, frequency_bounds=(0.5, None), amplitude_range=(0.5, 2.0), learnable=()
         )

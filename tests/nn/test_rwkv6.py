@@ -184,8 +184,18 @@ def test_matrices_start_orthogonal_and_outputs_at_zero():
         np.testing.assert_array_equal(zero[...], 0)
     for small in (mixer.mix_up, mixer.decay_up):
         assert 0.009 < np.abs(small[...]).max() <= 0.01
-    channel = ChannelMix(24, d_mlp=80, n_layers=1, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(channel.mix_k[...], 1 - np.arange(24) / 24, atol=1e-6)
+
+
+def test_channel_mix_starts_as_the_reference_does():
+    make = functools.partial(ChannelMix, d_mlp=80, n_layers=2)
+    stack = Stack(24, ((functools.partial(Residual, mixer=make),),), 2, rngs=nnx.Rngs(0))
+    channel = stack.layers[0].mixer
+    for layer, power in enumerate((1.0, 0.5**3)):
+        for mix in (channel.mix_k, channel.mix_r):
+            wanted = 1 - (np.arange(24) / 24) ** power
+            np.testing.assert_allclose(mix[...][layer], wanted, atol=1e-6)
+    w = channel.k.kernel[...][1]
+    np.testing.assert_allclose(w @ w.T, np.eye(24), atol=1e-5)
     np.testing.assert_array_equal(channel.v.kernel[...], 0)
     np.testing.assert_array_equal(channel.r.kernel[...], 0)
 

@@ -38,11 +38,13 @@ def _run(inputs, reset=None, *, form=wkv6):
 
 @partial(jax.jit, static_argnames=("form",))
 def _gradients(inputs, reset, cot_y, cot_state, *, form=wkv6):
+    """Those of a loss with these cotangents, and y and the state."""
+
     def loss(inputs):
         y, state = _run(inputs, reset, form=form)
-        return jnp.sum(y * cot_y) + jnp.sum(state * cot_state)
+        return jnp.sum(y * cot_y) + jnp.sum(state * cot_state), (y, state)
 
-    return jax.grad(loss)(inputs)
+    return jax.grad(loss, has_aux=True)(inputs)
 
 
 @pytest.mark.parametrize("form", [wkv6, wkv6_sequential], ids=["chunked", "sequential"])
@@ -51,10 +53,10 @@ def test_it_equals_the_float64_recurrence_in_value_and_gradient(name, form):
     with np.load(GOLDEN / f"{name}.npz") as file:
         golden = dict(file)
     inputs, reset = tuple(golden[n] for n in NAMES), golden["reset"]
-    y, state = _run(inputs, reset, form=form)
+    cotangents = golden["cot_y"], golden["cot_state"]
+    gradients, (y, state) = _gradients(inputs, reset, *cotangents, form=form)
     assert _off(y, golden["y"]) < 2e-6
     assert _off(state, golden["state"]) < 2e-6
-    gradients = _gradients(inputs, reset, golden["cot_y"], golden["cot_state"], form=form)
     wanted = [golden[f"grad_{n}"] for n in NAMES]
     largest = max(np.abs(g).max() for g in wanted)
     for n, gradient, true in zip(NAMES, gradients, wanted, strict=True):
@@ -93,11 +95,12 @@ def test_long_rows_equal_the_recurrence_at_every_decay(decay):
     """Two groups of three chunks each."""
     inputs = _data(0, decay, (1, 330, 2), (16, 16))
     cot_y, cot_state = _data(1, shape=(1, 330, 2), sizes=(16, 16))[2::3]
-    for chunked, plain in zip(_run(inputs), _run(inputs, form=wkv6_sequential), strict=True):
+    forms = [_gradients(inputs, None, cot_y, cot_state, form=f) for f in (wkv6, wkv6_sequential)]
+    gradients, values = zip(*forms, strict=True)
+    for chunked, plain in zip(*values, strict=True):
         assert _off(chunked, plain) < 2e-6
-    pairs = [_gradients(inputs, None, cot_y, cot_state, form=f) for f in (wkv6, wkv6_sequential)]
-    largest = max(np.abs(g).max() for g in pairs[1])
-    for chunked, plain in zip(*pairs, strict=True):
+    largest = max(np.abs(g).max() for g in gradients[1])
+    for chunked, plain in zip(*gradients, strict=True):
         assert np.all(np.isfinite(chunked))
         np.testing.assert_allclose(chunked, plain, atol=2e-6 * largest, rtol=0)
 
@@ -174,7 +177,7 @@ def test_nothing_before_a_reset_has_a_gradient_from_behind_it(form):
     reset, cot_y = np.zeros((2, 37), bool), np.zeros((2, 37, 2, 12), "f")
     reset[:, 17] = True
     cot_y[:, 17:] = 1
-    gradients = _gradients(inputs, reset, cot_y, np.ones_like(inputs[-1]), form=form)
+    gradients, _ = _gradients(inputs, reset, cot_y, np.ones_like(inputs[-1]), form=form)
     for gradient in gradients[:4]:
         np.testing.assert_array_equal(gradient[:, :17], 0)
         assert np.all(np.isfinite(gradient))
