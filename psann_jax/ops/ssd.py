@@ -61,17 +61,17 @@ def ssd(
     chunk = min(chunk or CHUNK, length)
     parts = partial(_blocks, chunk=chunk, together=_together(batch * heads, length, chunk))
     blocks = (
-        _by_head(parts((dt[..., None] * x).astype(x.dtype)), groups),
-        _by_head(parts(dt * A.astype(jnp.float32)), groups),
-        jnp.swapaxes(parts(B.astype(x.dtype)), 3, 4),  # [blocks, n, B, G, L, N]
-        jnp.swapaxes(parts(C.astype(x.dtype)), 3, 4),
+        parts(x),
+        parts(dt),
+        parts(B.astype(x.dtype)),
+        parts(C.astype(x.dtype)),
         None if reset is None else jnp.cumsum(parts(reset), axis=3, dtype=jnp.int32),
     )
+    one_block = partial(_one_block, A.astype(jnp.float32))
     state = state.reshape(batch, groups, heads // groups, *state.shape[2:])
     # The backward pass keeps the states between blocks, and computes all else again.
-    state, y = jax.lax.scan(jax.checkpoint(_one_block, prevent_cse=False), state, blocks)
-    y = jnp.moveaxis(y, (0, 1, 2, 5), (1, 2, 0, 3))  # [B, blocks, n, L, G, R, P]
-    y = y.reshape(batch, -1, heads, size)[:, :length]
+    state, y = jax.lax.scan(jax.checkpoint(one_block, prevent_cse=False), state, blocks)
+    y = jnp.moveaxis(y, 2, 0).reshape(batch, -1, heads, size)[:, :length]
     # As a product, whose gradient of D is summed in many parts.
     y = y + dot("bthp,h->bthp", x.astype(jnp.float32), D.astype(jnp.float32))
     return y.astype(x.dtype), state.reshape(batch, heads, *state.shape[3:])
@@ -99,15 +99,13 @@ def _blocks(a: jax.Array, chunk: int, together: int) -> jax.Array:
     return jnp.moveaxis(a.reshape(batch, -1, together, chunk, *a.shape[2:]), 0, 2)
 
 
-def _by_head(a: jax.Array, groups: int) -> jax.Array:
-    """[blocks, n, B, L, H, ...] -> [blocks, n, B, G, R, L, ...]."""
-    a = jnp.moveaxis(a, 4, 3)
-    return a.reshape(*a.shape[:3], groups, -1, *a.shape[4:])
-
-
-def _one_block(state, block):
-    """(state [B, G, R, P, N], n chunks of L tokens) -> state, y [n, B, G, R, L, P]."""
-    x, log_decay, B, C, resets = block
+def _one_block(A, state, block):
+    """(A [H], state [B, G, R, P, N], n chunks of L tokens) -> state, y [n, B, L, H, P]."""
+    x, dt, B, C, resets = block
+    B, C = (jnp.swapaxes(a, 2, 3) for a in (B, C))  # [n, B, G, L, N]
+    by_head = partial(_by_head, groups=B.shape[2])
+    log_decay = by_head(dt * A)
+    x = by_head((dt[..., None] * x).astype(x.dtype))
     between, since, until, over = _decays(log_decay, resets)
     new = dot("nbgrlp,nbgls->nbgrps", (until[..., None] * x).astype(x.dtype), B)
 
@@ -119,7 +117,14 @@ def _one_block(state, block):
     scores = dot("nbgls,nbgms->nbglm", C, B)[:, :, :, None] * between
     y = dot("nbgrlm,nbgrmp->nbgrlp", scores.astype(x.dtype), x)
     y = y + since[..., None] * dot("nbgls,nbgrps->nbgrlp", C, starts.astype(x.dtype))
-    return state, y.astype(x.dtype)
+    y = jnp.moveaxis(y, 4, 2)  # [n, B, L, G, R, P]
+    return state, y.reshape(*y.shape[:3], -1, y.shape[5]).astype(x.dtype)
+
+
+def _by_head(a: jax.Array, groups: int) -> jax.Array:
+    """[n, B, L, H, ...] -> [n, B, G, R, L, ...]."""
+    a = jnp.moveaxis(a, 3, 2)
+    return a.reshape(*a.shape[:2], groups, -1, *a.shape[3:])
 
 
 def _decays(log_decay: jax.Array, resets: jax.Array | None):
