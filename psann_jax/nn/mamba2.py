@@ -25,7 +25,7 @@ class Mamba2Config:
     """The sizes of a Mamba-2 mixer, and the range of its time steps."""
 
     expand: int = 2  # d_inner = expand * d_model
-    head_dim: int | None = None  # None: 64, or d_inner where that is less
+    head_dim: int | None = None  # None: the divisor of d_inner that is nearest to 64
     d_state: int = 64  # N, numbers that each feature of a head keeps
     n_groups: int = 1  # of heads that share B and C
     kernel: int = 4  # taps of the convolution
@@ -54,9 +54,8 @@ class Mamba2Config:
           ValueError: the heads do not fill d_inner, or the groups do not fill the heads.
         """
         d_inner = self.expand * d_model
-        size = self.head_dim or min(64, d_inner)
-        if d_inner % size:
-            near = nearest_divisor(d_inner, size)
+        near = nearest_divisor(d_inner, self.head_dim or 64)
+        if (size := self.head_dim or near) != near:
             raise ValueError(
                 f"base.mamba.head_dim={size} does not divide the inner width expand * d_model = "
                 f"{self.expand} * {d_model} = {d_inner}; head_dim={near} does"
@@ -70,6 +69,7 @@ class Mamba2Config:
 
 
 def nearest_divisor(n: int, wanted: int) -> int:
+    """The divisor of n that is nearest to `wanted`, the smaller of two."""
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - wanted))
 
 
