@@ -12,6 +12,8 @@ import pytest
 
 from psann_jax import bases
 from psann_jax.model import LM, trainable, with_trained
+from psann_jax.nn.fusion import FUSIONS, FusionConfig
+from psann_jax.nn.mamba2 import Mamba2Config
 from psann_jax.nn.mixed import MixedConfig
 from psann_jax.nn.sine import PARAMETERS, SineConfig
 from psann_jax.nn.sparse import GeometryConfig
@@ -19,7 +21,6 @@ from psann_jax.seq import Seq
 
 SIZES = {"vocab_size": 16, "d_model": 8, "n_layers": 2, "d_mlp": 12, "dtype": "float32"}
 T, CHANGED, TOLERANCE = 10, 6, 2e-5
-POSITIONS = st.sampled_from(["rope", "alibi", "sinusoidal"])
 
 SINES = st.builds(
     SineConfig,
@@ -35,6 +36,7 @@ RESIDUAL = {
     "norm": st.sampled_from(["rms", "layer", "none"]),
     "alpha_init": st.sampled_from([0.3, 1.0]),
 }
+SINE_OF_MLP = st.fixed_dictionaries({"mlp_activation": st.just("sine"), "sine": SINES})
 SINE_OR_NOT = st.one_of(
     st.fixed_dictionaries({"sine": SINES}),
     st.fixed_dictionaries({"mlp_activation": st.sampled_from(["gelu", "relu", "tanh"])}),
@@ -84,9 +86,23 @@ OPTIONS = {
         gate_strength=st.sampled_from([0.5, 1.0]),
     ),
     "geosparse": _one_of_fields(**RESIDUAL, geometry=GEOMETRIES),
+    "groundthink": _one_of_fields(
+        fusion=st.builds(FusionConfig, kind=st.sampled_from(list(FUSIONS)), out_norm=st.booleans()),
+        mamba=st.builds(
+            Mamba2Config,
+            expand=st.integers(1, 2),
+            head_dim=st.sampled_from([None, 4]),
+            d_state=st.integers(1, 5),
+            n_groups=st.integers(1, 2),
+            kernel=st.integers(1, 4),
+            dt_limit=st.sampled_from([(0.0, None), (0.01, 0.1)]),
+        ).filter(lambda mamba: mamba.n_groups == 1 or mamba.head_dim == 4),
+        tie_embeddings=st.booleans(),
+    ),
 }
 SINES_OF = {
     "transformer": st.just({}),
+    "groundthink": st.one_of(SINE_OF_MLP, st.just({"mlp_activation": "channel_mix"})),
     "geosparse": st.one_of(
         SINE_OR_NOT, MIXES.map(lambda mixed: {"mlp_activation": "mixed", "mixed": mixed})
     ),
@@ -95,7 +111,8 @@ SINES_OF = {
 
 @st.composite
 def _bases(draw, name):
-    heads, positions = draw(st.sampled_from([1, 2])), draw(POSITIONS)
+    heads = draw(st.sampled_from([1, 2]))
+    positions = draw(st.sampled_from(bases.get(name).positions))
     options = {**draw(OPTIONS[name]), **draw(SINES_OF.get(name, SINE_OR_NOT))}
     return bases.get(name)(**SIZES, n_heads=heads, positional_encoding=positions, **options)
 

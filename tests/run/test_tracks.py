@@ -140,7 +140,8 @@ def test_few_rows_are_evaluated_as_fewer_tracks(straight, one_device):
 
 def test_a_base_whose_states_grow_is_refused(config):
     base = bases.get("transformer")(d_model=16, n_layers=2, n_heads=2)
-    with pytest.raises(ValueError, match=r"data\.order='tracks'.*base='transformer'.*: waves"):
+    said = r"data\.order='tracks'.*base='transformer'.*: groundthink, mamba2"
+    with pytest.raises(ValueError, match=said):
         dataclasses.replace(config, base=base)
 
 
