@@ -130,8 +130,8 @@ class Stack(nnx.Module):
     """`repeats` copies of `pattern`, parameters stacked on a leading axis.
 
     Unrolled layers compile longer and run faster; scanned ones compile once whatever their
-    number. Both read the same parameters. With states the layers are always unrolled, so
-    that each keeps arrays of its own, updated in place.
+    number. Both read the same parameters. Decoding takes `unrolled` layers, so that each state
+    keeps an array of its own, updated in place.
     """
 
     def __init__(
@@ -156,17 +156,17 @@ class Stack(nnx.Module):
 
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):
         """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
-        scan = self.scan and states is None
 
         def body(x, layer):
             index, sublayers, past = layer
             return _period(x, seq, index, sublayers, past)
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not scan)
-        if scan:
-            x, _ = jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers, None))
-            return x, None
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        if self.scan:
+            past = None if states is None else jax.tree.map(lambda *s: jnp.stack(s), *states)
+            x, new = jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers, past))
+            return x, None if states is None else _apart(new, self.repeats)
         new = []
         for index, sublayers in enumerate(self.unrolled().layers):
             past = None if states is None else states[index]
@@ -176,15 +176,20 @@ class Stack(nnx.Module):
 
     def unrolled(self) -> "Unrolled":
         """The same layers with arrays of their own, for calls that carry states."""
-        # The gradient of split is one concatenation; that of indexing is a sum of L padded arrays.
-        leaves, tree = jax.tree.flatten(self.layers)
-        parts = [jax.lax.split(a, (1,) * self.repeats, axis=0) for a in leaves]
-        return Unrolled(tree.unflatten([p[i][0] for p in parts]) for i in range(self.repeats))
+        return Unrolled(_apart(self.layers, self.repeats))
 
     def init_state(self, batch: int, max_len: int, dtype) -> State:
         """The states before any token: one tuple a repeat, one entry a sublayer."""
 
         return _initial_states([self.layers] * self.repeats, batch, max_len, dtype)
+
+
+def _apart(stacked: Any, repeats: int) -> tuple[Any, ...]:
+    """A tree of arrays [L, ...] as L trees."""
+    # The gradient of split is one concatenation; that of indexing is a sum of L padded arrays.
+    leaves, tree = jax.tree.flatten(stacked)
+    parts = [jax.lax.split(a, (1,) * repeats, axis=0) for a in leaves]
+    return tuple(tree.unflatten([p[i][0] for p in parts]) for i in range(repeats))
 
 
 class Unrolled(nnx.Module):
