@@ -1,0 +1,161 @@
+"""GroundThink on Shakespeare, character by character: how good it gets, and which fusion is best.
+
+    python experiments/groundthink_shakespeare/run.py long --text tinyshakespeare.txt
+    python experiments/groundthink_shakespeare/run.py compare --text tinyshakespeare.txt
+    python experiments/groundthink_shakespeare/run.py report
+
+`long` trains the preset 5M (HY). `compare` trains every fusion and, with as many parameters, pure
+RWKV-6, pure Mamba-2 and the transformer, each with several seeds. Both go on where they stopped.
+Each run leaves a JSON in results/, of which `report` makes the table and the pictures.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from flax import nnx
+import jax
+from report import write_report
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import DataConfig
+from psann_jax.model import LM, parameter_count
+from psann_jax.run.environment import describe, set_up
+from psann_jax.run.main import run
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.metrics import read_metrics
+from psann_jax.train.optimizer import OptimizerConfig
+
+RESULTS = Path(__file__).parent / "results"
+FUSIONS = ("HY", "GF", "WS", "RF", "CP", "GF-RH", "GF-MH", "HGF")
+BASELINES = ("rwkv6", "mamba2", "transformer")
+VOCABULARY = 97  # of the text, with GroundThink's reserved ids
+CURVE = ("step", "loss", "val_loss", "val_loss_carried", "grad_ratio", "gain_rwkv_mean")
+
+
+def model(name: str, size: str, dropout: float) -> bases.Base:
+    """The fusion, or the baseline with as many parameters as the fusion HY, at a preset's size."""
+    sizes = bases.preset(size)
+    shape = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, "n_heads": sizes.n_heads}
+    common = {"dtype": "float32", "dropout": dropout, "scan_layers": True}
+    if name in FUSIONS:
+        return bases.preset(name, **shape, **common)
+    wanted = _count(bases.preset("HY", **shape))
+    make = {
+        "rwkv6": bases.get("rwkv6"),
+        "mamba2": bases.get("mamba2"),
+        "transformer": bases.get("transformer"),
+    }[name]
+    heads = 2 * sizes.d_model // 64 if name == "mamba2" else sizes.n_heads
+    fields = {"d_model": sizes.d_model, "n_heads": heads, "tie_embeddings": True, **common}
+    counts = {n: _count(make(**fields, n_layers=n)) for n in range(2, 40)}
+    return make(**fields, n_layers=min(counts, key=lambda n: abs(counts[n] - wanted)))
+
+
+def _count(base: bases.Base) -> int:
+    base = dataclasses.replace(base, vocab_size=VOCABULARY)
+    return parameter_count(jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0))))
+
+
+def config(name: str, seed: int, args: argparse.Namespace) -> Config:
+    base = model(name, args.size, args.dropout)
+    return Config(
+        base=base,
+        data=DataConfig(
+            sources=(str(args.text),),
+            tokenizer="groundthink-char",
+            document="file",
+            max_length=args.length,
+            val_split=0.1,
+            split="tail",
+            order="tracks" if base.recurrent else "shuffled",
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=args.learning_rate,
+            min_lr=args.learning_rate / 20,
+            warmup_steps=max(1, args.steps // 20),
+            weight_decay=0.1,
+        ),
+        train=TrainConfig(
+            steps=args.steps,
+            batch_tokens=args.rows * args.length,
+            seed=seed,
+            log_interval_steps=50,
+            eval_interval_steps=args.eval_interval,
+            save_interval_steps=args.eval_interval,
+            keep_checkpoints=1,
+        ),
+        workdir=str(args.workdir / f"{args.task}-{args.size}-{name}-{seed}"),
+    )
+
+
+def trained(name: str, seed: int, args: argparse.Namespace) -> None:
+    """Runs one model to its end, or from where it stopped, and writes its JSON."""
+    chosen = config(name, seed, args)
+    run(chosen)
+    rows = read_metrics(Path(chosen.workdir) / "metrics.jsonl")
+    measured = [row for row in rows if "val_loss" in row]
+    best = min(measured, key=lambda row: row["val_loss"])
+    speeds = sorted(row["tokens_per_s"] for row in rows if row["step"] > 1)
+    result = {
+        "task": args.task,
+        "name": name,
+        "size": args.size,
+        "seed": seed,
+        "parameters": _count(chosen.base),
+        "steps": args.steps,
+        "tokens_per_step": chosen.train.batch_tokens,
+        "length": args.length,
+        "learning_rate": args.learning_rate,
+        "dropout": args.dropout,
+        "train_loss": rows[-1]["loss"],
+        "val_loss": measured[-1]["val_loss"],
+        "val_loss_carried": measured[-1].get("val_loss_carried"),
+        "best_val_loss": best["val_loss"],
+        "best_step": best["step"],
+        "best_val_loss_carried": best.get("val_loss_carried"),
+        "tokens_per_s": speeds[len(speeds) // 2],
+        "grad_ratio": rows[-1].get("grad_ratio"),
+        "curve": [{key: row[key] for key in CURVE if key in row} for row in rows],
+        "environment": describe(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{args.task}-{args.size}-{name}-{seed}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    tasks = parser.add_subparsers(dest="task", required=True)
+    tasks.add_parser("report", help="the table and the pictures of what has run")
+    for name, steps, size in (("long", 5000, "5M"), ("compare", 1000, "5M")):
+        task = tasks.add_parser(name)
+        task.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
+        task.add_argument("--steps", type=int, default=steps)
+        task.add_argument("--size", default=size, help="a preset's sizes: 1M, 5M or 8M")
+        task.add_argument("--rows", type=int, default=16, help="parallel tracks")
+        task.add_argument("--length", type=int, default=256, help="characters a step of a track")
+        task.add_argument("--learning-rate", type=float, default=2e-3)
+        task.add_argument("--dropout", type=float, default=0.1)
+        task.add_argument("--eval-interval", type=int, default=max(100, steps // 10))
+        task.add_argument("--seeds", type=int, default=1 if name == "long" else 3)
+        task.add_argument("--workdir", type=Path, default=Path("runs/groundthink_shakespeare"))
+        names = "HY" if name == "long" else ",".join((*FUSIONS, *BASELINES))
+        task.add_argument("--models", default=names, help="comma-separated")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    if args.task != "report":
+        set_up()
+        for seed in range(args.seeds):  # all models with one seed, before the next
+            for name in args.models.split(","):
+                trained(name, seed, args)
+    write_report(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
