@@ -17,8 +17,10 @@ from psann_jax.train.config import TrainConfig
 def _full(name):
     """A config in which tuples, bounds, None and floats all differ from their defaults."""
     fields = {"d_model": 48, "n_heads": 6, "vocab_size": 77, "dropout": 0.25}
-    if "sine" in {f.name for f in dataclasses.fields(bases.get(name))}:
+    known = {f.name for f in dataclasses.fields(bases.get(name))}
+    if {"sine", "mlp_activation"} <= known:
         fields["mlp_activation"] = "sine"
+    if "sine" in known:
         fields["sine"] = SineConfig(
             frequency=3.0, frequency_bounds=(0.5, None), amplitude_range=(0.5, 2.0), learnable=()
         )

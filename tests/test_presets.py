@@ -1,6 +1,8 @@
 """Presets by name: their sizes, their counts, their errors."""
 
 import dataclasses
+from pathlib import Path
+import re
 
 from flax import nnx
 import jax
@@ -70,3 +72,12 @@ def test_an_unknown_preset_lists_the_known():
 def test_positions_are_refused():
     with pytest.raises(ValueError, match="positional_encoding='rope' must be one of none"):
         bases.preset("5M", positional_encoding="rope")
+
+
+def test_the_counts_of_the_documentation_are_these():
+    page = (Path(__file__).parent.parent / "docs" / "groundthink.md").read_text()
+    rows = re.findall(r"^\| ([\w, -]+) \| .* \| ([\d,]+) \|$", page, re.MULTILINE)
+    told = {
+        name: int(count.replace(",", "")) for names, count in rows for name in names.split(", ")
+    }
+    assert told == {name: _count(name) for name in bases.list_presets()}

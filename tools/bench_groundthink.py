@@ -27,6 +27,7 @@ DEFAULTS = {"preset": "5M", "batch": 8, "length": 64, "steps": 100, "learning_ra
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--preset", default=DEFAULTS["preset"], help="as bases.preset knows them")
+    p.add_argument("--n-layers", type=int, help="in place of the preset's")
     p.add_argument("--batch", type=int, default=DEFAULTS["batch"], help="rows a step")
     p.add_argument("--length", type=int, default=DEFAULTS["length"], help="tokens a row")
     p.add_argument("--steps", type=int, default=DEFAULTS["steps"], help="of B3")
@@ -48,7 +49,10 @@ class Setup:
             )
         )
         vocabulary = self.corpus.tokenizer.vocab_size
-        base = bases.preset(args.preset, vocab_size=vocabulary, dtype=args.dtype)
+        fields = {"vocab_size": vocabulary, "dtype": args.dtype}
+        if args.n_layers is not None:
+            fields["n_layers"] = args.n_layers
+        base = bases.preset(args.preset, **fields)
         self.config = Config(
             base=base,
             optimizer=OptimizerConfig(learning_rate=args.learning_rate),

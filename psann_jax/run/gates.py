@@ -76,7 +76,11 @@ def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
     config = Config(
         base=base,
         data=DataConfig(
-            sources=sources, tokenizer="char", vocab_size=512, max_length=_LENGTH, val_split=0.1
+            sources=sources,
+            tokenizer="groundthink-char",
+            max_length=_LENGTH,
+            val_split=0.1,
+            split="tail",
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1),
         train=TrainConfig(

@@ -44,3 +44,23 @@ def test_bench_bases_takes_turns_between_the_bases_asked_for():
     record = _record("bases", *sizes, *rows)
     assert set(record["results"]) == {"respsann", "geosparse"}
     assert record["ratio_geosparse"]["of_medians"] > 0
+
+
+GROUNDTHINK = ("--preset", "1M", "--n-layers", "1", "--batch", "2", "--length", "8", "--steps", "3")
+
+
+def test_bench_b3_trains_on_text_and_says_whether_the_loss_fell(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the sine wave rises and falls\n" * 40)
+    record = _record("B3", *GROUNDTHINK, "--text", str(text))
+    found = record["results"]["b3"]
+    assert found["loss_change"] == found["loss_end"] - found["loss_start"]
+    assert found["passed"] == (found["loss_change"] < 0)
+    assert {"forward", "train step"} <= set(record["compile_s"])
+
+
+def test_bench_scans_compares_chunks_with_the_scan_over_tokens():
+    sizes = ["--batch", "1", "--heads", "1", "--head-dim", "4", "--length", "40"]
+    record = _record("scans", "--op", "ssd", *sizes, "--chunks", "16", "--decays", "strong")
+    assert record["ratio_chunk 16"]["of_medians"] > 0
+    assert record["results"]["chunk 16"]["ns_per_head_token"] > 0
