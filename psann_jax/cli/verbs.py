@@ -3,11 +3,22 @@
 import argparse
 from typing import Any
 
-from psann_jax.cli import config, eval, export, generate, import_model, inspect, tokenizer, train
+from psann_jax.cli import (
+    config,
+    eval,
+    export,
+    generate,
+    import_model,
+    inspect,
+    needle,
+    tokenizer,
+    train,
+)
 
 _VERBS: dict[str, Any] = {
     "generate": generate,
     "eval": eval,
+    "needle": needle,
     "inspect": inspect,
     "tokenizer": tokenizer,
     "import": import_model,
