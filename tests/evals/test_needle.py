@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+from pathlib import Path
+import re
+import runpy
 import string
 
 from flax import nnx
@@ -28,6 +31,7 @@ from psann_jax.evals.needle_report import (
 from psann_jax.interop.folder import SavedModel, save_folder
 from psann_jax.model import LM
 
+ROOT = Path(__file__).parent.parent.parent
 FILLER = "the grass is green. the sky is blue. the sun is yellow. room 101 is taken. "
 TEXTS = [FILLER + string.digits + "\nAB=1234\n" + string.ascii_uppercase] * 20
 DEPTHS = (0, 25, 50, 75, 100)
@@ -108,6 +112,16 @@ def test_what_cannot_be_asked_is_refused(char, change, said):
         list(haystack.prompts(change.get("length", 64), DEPTHS, 1, 0))
 
 
+def test_the_experiment_trains_on_prompts_of_the_task():
+    experiment = runpy.run_path(str(ROOT / "experiments" / "needle" / "run.py"))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        text = experiment["document"](rng)
+        found = re.fullmatch(r"[a-z. ]*(\n[A-Z]{2}=)(\d\d)\n[a-z. ]*\1\2", text)
+        assert found, text
+        assert len(text) + 1 <= experiment["LENGTH"] + experiment["DIGITS"]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Copier:
@@ -166,7 +180,7 @@ def test_an_untrained_model_finds_about_as_many_as_a_guess(char, untrained):
     assert found.score < 0.1
 
 
-@pytest.mark.parametrize("chunk", [16, 33, 99])
+@pytest.mark.parametrize("chunk", [16, 33])
 def test_reading_in_chunks_says_what_reading_at_once_does(char, untrained, chunk):
     """Scored against the whole reading's own words, so that answers are right and not all wrong."""
     prompts = list(_haystack(char).prompts(100, (50,), trials=6, seed=0))
