@@ -31,8 +31,8 @@ LENGTHS = (16, 32, 64, 96, 128, 192, 256, 512, 1024)
 DOCUMENTS, TRIALS = 60_000, 50
 SMALL = {"d_model": 64, "n_layers": 2, "n_heads": 4, "dtype": "float32"}
 MODELS = {  # name: base, steps
-    "groundthink": ("groundthink", 1000),
-    "transformer": ("transformer", 1000),
+    "groundthink": ("groundthink", 1600),
+    "transformer": ("transformer", 1600),
     "untrained": ("groundthink", 1),
 }
 
@@ -69,13 +69,13 @@ def config(name: str, folder: Path) -> Config:
             pack_sequences=False,
             val_split=0.01,
         ),
-        optimizer=OptimizerConfig(learning_rate=3e-3),
+        optimizer=OptimizerConfig(learning_rate=3e-3, min_lr=1e-3),
         train=TrainConfig(
             steps=steps,
             batch_tokens=32 * (LENGTH + DIGITS),
             log_interval_steps=100,
-            eval_interval_steps=500,
-            save_interval_steps=500,
+            eval_interval_steps=400,
+            save_interval_steps=400,
             keep_checkpoints=1,
             sample_tokens=0,
         ),
