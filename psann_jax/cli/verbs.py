@@ -11,6 +11,7 @@ from psann_jax.cli import (
     generate,
     import_model,
     inspect,
+    needle,
     tokenizer,
     train,
 )
@@ -18,6 +19,7 @@ from psann_jax.cli import (
 _VERBS: dict[str, Any] = {
     "generate": generate,
     "eval": eval,
+    "needle": needle,
     "inspect": inspect,
     "gates": gates,
     "tokenizer": tokenizer,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from psann_jax import bases, sharding
-from psann_jax.data import DataConfig, Rows, prepare
+from psann_jax.data import DataConfig, Rows, load_tokenizer
 from psann_jax.evals.sine import has_sines, measure
 from psann_jax.evals.sine_plot import plot_sines
 from psann_jax.evals.sine_report import SineReport, sine_report
@@ -18,20 +18,13 @@ from psann_jax.interop.folder import TOKENIZER, is_model_folder, load_folder
 from psann_jax.model import LM
 from psann_jax.run.load import load_models
 from psann_jax.run.report import Report
+from psann_jax.run.text import Text, given_rows, rows_of_run
 from psann_jax.run.workdir import Workdir
 from psann_jax.seq import Batch
 from psann_jax.train.feed import on_mesh
 
 JSON, PLOT = "sine.json", "sine.png"
 _TOKENS_AT_ONCE = 2048
-
-
-@dataclasses.dataclass(frozen=True)
-class _Text:
-    """Rows to measure on, and what they are, in words."""
-
-    rows: Rows
-    name: str
 
 
 def measure_sines(
@@ -75,32 +68,22 @@ def write_sines(found: SineReport, folder: str | os.PathLike) -> None:
     plot_sines(found, folder / PLOT)
 
 
-Found = tuple[bases.Base, Iterator[tuple[int | None, LM]], _Text]
+Found = tuple[bases.Base, Iterator[tuple[int | None, LM]], Text]
 
 
 def _run(path: str | os.PathLike, text: tuple[str, ...], report: Report) -> Found:
     workdir = Workdir(path)
     config = workdir.saved_config()
     _refuse_without_sines(path, config.base)
-    tokenizer = str(workdir.tokenizer)
+    tokenizer = load_tokenizer(workdir.tokenizer)
     if text:
-        return config.base, load_models(path), _given(config.data, tokenizer, text)
+        return config.base, load_models(path), given_rows(config.data, tokenizer, text)
     try:
-        rows = _rows_of_run(workdir, config.data)
+        rows = rows_of_run(workdir, config.data)
     except ValueError as error:
         report.line(f"{error}; phases are those of the embedded text, --text FILE chooses another")
-        rows = _given(config.data, tokenizer, ())
+        rows = given_rows(config.data, tokenizer, ())
     return config.base, load_models(path), rows
-
-
-def _rows_of_run(workdir: Workdir, data: DataConfig) -> _Text:
-    if workdir.texts_in_memory():
-        raise ValueError(f"{workdir.path} was trained on texts in memory")
-    corpus = prepare(data)
-    workdir.refuse_other_data(corpus.meta)
-    if corpus.val is None:
-        return _Text(corpus.train, "training text, since there is no validation text")
-    return _Text(corpus.val, "validation text")
 
 
 def _saved(path: str | os.PathLike, text: tuple[str, ...]) -> Found:
@@ -109,14 +92,8 @@ def _saved(path: str | os.PathLike, text: tuple[str, ...]) -> Found:
     if saved.tokenizer is None:
         raise ValueError(f"{path} holds no {TOKENIZER}, so that the sines see no text")
     data = DataConfig(max_length=saved.max_length)
-    rows = _given(data, str(Path(path) / TOKENIZER), text)
+    rows = given_rows(data, saved.tokenizer, text)
     return saved.base, iter([(None, saved.model)]), rows
-
-
-def _given(data: DataConfig, tokenizer: str, files: tuple[str, ...]) -> _Text:
-    """Rows of files, or of the embedded text, in the model's own tokens."""
-    data = dataclasses.replace(data, sources=files, val_split=0.0, tokenizer_path=tokenizer)
-    return _Text(prepare(data).train, ", ".join(files) or "the embedded text")
 
 
 def _refuse_without_sines(path: str | os.PathLike, base: bases.Base) -> None:

@@ -11,7 +11,17 @@ from psann_jax.cli import train, verbs
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-VERBS = ("train", "generate", "eval", "inspect", "tokenizer", "import", "export", "config")
+VERBS = (
+    "train",
+    "generate",
+    "eval",
+    "needle",
+    "inspect",
+    "tokenizer",
+    "import",
+    "export",
+    "config",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +104,12 @@ def test_bad_input_leaves_no_workdir(capsys, tmp_path):
     [
         (["generate", "nowhere", "hello"], "nowhere"),
         (["eval", "nowhere"], "nowhere"),
+        (["needle", "nowhere"], "nowhere"),
+        (["needle", "nowhere", "--lengths", "1k"], "--lengths='1k'"),
+        (["needle", "nowhere", "--lengths", "0"], "--lengths=0"),
+        (["needle", "nowhere", "--depths", "0,101"], "--depths=101"),
+        (["needle", "nowhere", "--trials", "0"], "--trials=0"),
+        (["needle", "nowhere", "--seed=-1"], "--seed=-1"),
         (["inspect", "nowhere"], "nowhere"),
         (["inspect", "nowhere", "--sine"], "nowhere"),
         (["config", "--config", "none.py"], "none.py"),

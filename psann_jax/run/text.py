@@ -1,0 +1,36 @@
+"""The rows that a run or a saved model is measured on."""
+
+import dataclasses
+
+from psann_jax.data import DataConfig, Rows, Tokenizer, prepare
+from psann_jax.run.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Rows to measure on, and what they are, in words."""
+
+    rows: Rows
+    name: str
+
+
+def rows_of_run(workdir: Workdir, data: DataConfig) -> Text:
+    """The validation rows of a run, its training rows if it has none.
+
+    Raises:
+      ValueError: its texts were in memory, cannot be read, or have changed.
+    """
+    if workdir.texts_in_memory():
+        raise ValueError(f"{workdir.path} was trained on texts in memory")
+    corpus = prepare(data)
+    workdir.refuse_other_data(corpus.meta)
+    if corpus.val is None:
+        return Text(corpus.train, "training text, since there is no validation text")
+    return Text(corpus.val, "validation text")
+
+
+def given_rows(data: DataConfig, tokenizer: Tokenizer, files: tuple[str, ...]) -> Text:
+    """Rows of files, or of the embedded text, in the model's own tokens."""
+    data = dataclasses.replace(data, sources=files, val_split=0.0, tokenizer_path=None)
+    rows = prepare(data, tokenizer=tokenizer).train
+    return Text(rows, ", ".join(files) or "the embedded text")
