@@ -39,19 +39,15 @@ def model(name: str, size: str, dropout: float) -> bases.Base:
     """The fusion, or the baseline with as many parameters as the fusion HY, at a preset's size."""
     sizes = bases.preset(size)
     shape = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, "n_heads": sizes.n_heads}
-    common = {"dtype": "float32", "dropout": dropout, "scan_layers": True}
+    common = {"dtype": "float32", "dropout": dropout}
     if name in FUSIONS:
         return bases.preset(name, **shape, **common)
-    wanted = _count(bases.preset("HY", **shape))
-    make = {
-        "rwkv6": bases.get("rwkv6"),
-        "mamba2": bases.get("mamba2"),
-        "transformer": bases.get("transformer"),
-    }[name]
+    wanted, make = _count(bases.preset("HY", **shape)), bases.get(name)
     heads = 2 * sizes.d_model // 64 if name == "mamba2" else sizes.n_heads
     fields = {"d_model": sizes.d_model, "n_heads": heads, "tie_embeddings": True, **common}
     counts = {n: _count(make(**fields, n_layers=n)) for n in range(2, 40)}
-    return make(**fields, n_layers=min(counts, key=lambda n: abs(counts[n] - wanted)))
+    layers = min(counts, key=lambda n: abs(counts[n] - wanted))
+    return make(**fields, n_layers=layers, scan_layers=layers > 12)
 
 
 def _count(base: bases.Base) -> int:
@@ -135,9 +131,9 @@ def arguments() -> argparse.Namespace:
         task.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
         task.add_argument("--steps", type=int, default=steps)
         task.add_argument("--size", default=size, help="a preset's sizes: 1M, 5M or 8M")
-        task.add_argument("--rows", type=int, default=16, help="parallel tracks")
+        task.add_argument("--rows", type=int, default=8, help="parallel tracks")
         task.add_argument("--length", type=int, default=256, help="characters a step of a track")
-        task.add_argument("--learning-rate", type=float, default=2e-3)
+        task.add_argument("--learning-rate", type=float, default=1.5e-3)
         task.add_argument("--dropout", type=float, default=0.1)
         task.add_argument("--eval-interval", type=int, default=max(100, steps // 10))
         task.add_argument("--seeds", type=int, default=1 if name == "long" else 3)
