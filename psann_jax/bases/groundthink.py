@@ -7,7 +7,8 @@ from typing import ClassVar
 from psann_jax.bases.recurrent import Recurrent
 from psann_jax.bases.registry import register
 from psann_jax.nn.block import MixerFactory, Pattern
-from psann_jax.nn.fusion import FusionConfig, Hybrid
+from psann_jax.nn.fusion import FusionConfig
+from psann_jax.nn.hybrid import Hybrid
 from psann_jax.nn.mamba2 import Mamba2, Mamba2Config
 from psann_jax.nn.mlp import MLP
 from psann_jax.nn.rwkv6 import ChannelMix, TimeMix

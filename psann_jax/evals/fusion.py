@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from psann_jax.model import LM
-from psann_jax.nn.fusion import Hybrid
+from psann_jax.nn.hybrid import Hybrid
 from psann_jax.seq import Batch, Seq
 
 

@@ -10,7 +10,7 @@ from psann_jax import bases
 from psann_jax.evals import gates, gates_kernels, gates_run
 from psann_jax.evals.gates import FAIL, PASS, SKIPPED, WARN
 from psann_jax.model import LM
-from psann_jax.nn.fusion import Hybrid
+from psann_jax.nn.hybrid import Hybrid
 
 V = 32
 TOKENS = np.random.default_rng(0).integers(0, V, (2, 16)).astype(np.int32)

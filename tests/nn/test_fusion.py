@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psann_jax.nn.fusion import FUSIONS, FusionConfig, Hybrid
+from psann_jax.nn.fusion import FUSIONS, FusionConfig
+from psann_jax.nn.hybrid import Hybrid
 from psann_jax.nn.linear import Linear
 from psann_jax.seq import Seq
 
