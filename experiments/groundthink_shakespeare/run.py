@@ -82,13 +82,17 @@ def config(name: str, seed: int, args: argparse.Namespace) -> Config:
             eval_interval_steps=args.eval_interval,
             save_interval_steps=args.eval_interval,
             keep_checkpoints=1,
+            sample_tokens=0,
         ),
         workdir=str(args.workdir / f"{args.task}-{args.size}-{name}-{seed}"),
     )
 
 
 def trained(name: str, seed: int, args: argparse.Namespace) -> None:
-    """Runs one model to its end, or from where it stopped, and writes its JSON."""
+    """Runs one model to its end, or from where it stopped, and writes its JSON, once."""
+    path = RESULTS / f"{args.task}-{args.size}-{name}-{seed}.json"
+    if path.exists():
+        return
     chosen = config(name, seed, args)
     run(chosen)
     rows = read_metrics(Path(chosen.workdir) / "metrics.jsonl")
@@ -118,7 +122,6 @@ def trained(name: str, seed: int, args: argparse.Namespace) -> None:
         "environment": describe(),
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{args.task}-{args.size}-{name}-{seed}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
