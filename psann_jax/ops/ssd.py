@@ -9,8 +9,6 @@ heads with the same B and C, R = H / G heads of a group, L tokens of a chunk, n 
 Source: arXiv 2405.21060, section 6 and listing 1.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -58,22 +56,25 @@ def ssd(
     if length == 1:
         return ssd_sequential(x, dt, A, B, C, D, state, reset)
     chunk = min(chunk or CHUNK, length)
-    parts = partial(
-        _blocks, chunk=chunk, together=_together(batch * heads, length, chunk), groups=groups
-    )
-    if reset is not None:
-        reset = jnp.cumsum(parts(reset[..., None], groups=1), axis=4, dtype=jnp.int32)
+    together = _together(batch * heads, length, chunk)
+    padding = -length % (chunk * together)
+
+    def padded(a, *shape):
+        a = jnp.pad(a, ((0, 0), (0, padding)) + ((0, 0),) * (a.ndim - 2))
+        return a.reshape(*a.shape[:2], *shape)
+
     tokens = Tokens(
-        parts(x),
-        parts(dt.astype(jnp.float32)),
-        *(parts(a.astype(x.dtype))[..., 0, :] for a in (B, C)),
-        reset,
+        padded(x, groups, -1, size),
+        padded(dt.astype(jnp.float32), groups, -1),
+        padded(B.astype(x.dtype), *B.shape[2:]),
+        padded(C.astype(x.dtype), *C.shape[2:]),
+        None if reset is None else padded(reset, 1, 1),
     )
     A, D = (a.astype(jnp.float32).reshape(groups, -1) for a in (A, D))
     state = _start(x, B, state).reshape(batch, groups, -1, size, B.shape[3])
-    y, state = over_chunks(tokens, A, D, jnp.moveaxis(state, 4, 2))
-    y = jnp.moveaxis(y, (2, 3), (0, 4)).reshape(batch, -1, heads, size)[:, :length]
-    return y, jnp.moveaxis(state, 2, 4).reshape(batch, heads, size, -1)
+    y, state = over_chunks((together, chunk), tokens, A, D, jnp.moveaxis(state, 4, 2))
+    state = jnp.moveaxis(state, 2, 4).reshape(batch, heads, size, -1)
+    return y.reshape(batch, -1, heads, size)[:, :length], state
 
 
 def _start(x: jax.Array, B: jax.Array, state: jax.Array | None) -> jax.Array:
@@ -89,14 +90,6 @@ def _together(rows: int, length: int, chunk: int) -> int:
     most = max(1, budget // (4 * rows * chunk * chunk))
     chunks = -(-length // chunk)
     return -(-chunks // -(-chunks // most))
-
-
-def _blocks(a: jax.Array, chunk: int, together: int, groups: int) -> jax.Array:
-    """[B, T, H or G, ...] -> [blocks, n, B, G, L, R, ...]; zeros behind are tokens of dt = 0."""
-    batch, length = a.shape[:2]
-    a = jnp.pad(a, ((0, 0), (0, -length % (chunk * together))) + ((0, 0),) * (a.ndim - 2))
-    a = a.reshape(batch, -1, together, chunk, groups, a.shape[2] // groups, *a.shape[3:])
-    return jnp.moveaxis(a, (0, 4), (2, 3))
 
 
 def ssd_sequential(
