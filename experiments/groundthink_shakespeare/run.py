@@ -32,7 +32,8 @@ RESULTS = Path(__file__).parent / "results"
 FUSIONS = ("HY", "GF", "WS", "RF", "CP", "GF-RH", "GF-MH", "HGF")
 BASELINES = ("rwkv6", "mamba2", "transformer")
 VOCABULARY = 97  # of the text, with GroundThink's reserved ids
-CURVE = ("step", "loss", "val_loss", "val_loss_carried", "grad_ratio", "gain_rwkv_mean")
+CURVE = ("step", "loss", "val_loss", "val_loss_carried", "grad_ratio", "gate_mean")
+CURVE += ("gain_rwkv_mean", "gain_mamba_mean", "rms_rwkv_mean", "rms_mamba_mean")
 
 
 def model(name: str, size: str, dropout: float) -> bases.Base:

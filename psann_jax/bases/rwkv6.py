@@ -3,12 +3,11 @@
 import dataclasses
 from functools import partial
 
-from jax.nn import initializers
-
 from psann_jax.bases.recurrent import Recurrent
 from psann_jax.bases.registry import register
 from psann_jax.nn.block import Pattern
 from psann_jax.nn.linear import Initializer
+from psann_jax.nn.orthogonal import orthogonal
 from psann_jax.nn.rwkv6 import ChannelMix, TimeMix, tiny
 
 
@@ -40,7 +39,7 @@ class RWKV6(Recurrent):
 
     @property
     def head_init(self) -> Initializer:
-        return initializers.orthogonal(0.5 * max(1.0, (self.vocab_size or 1) / self.d_model) ** 0.5)
+        return orthogonal(0.5 * max(1.0, (self.vocab_size or 1) / self.d_model) ** 0.5)
 
     def mixing_flops(self, length: int) -> int:
         """Of the recurrence: 4 a number of the state forward, twice that backward."""

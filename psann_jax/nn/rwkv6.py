@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from psann_jax.nn.block import repeat_index
 from psann_jax.nn.linear import Linear
+from psann_jax.nn.orthogonal import orthogonal
 from psann_jax.ops.conv import last_inputs
 from psann_jax.ops.matmul import matmul
 from psann_jax.ops.token_shift import token_shift
@@ -20,6 +21,7 @@ from psann_jax.seq import Seq
 from psann_jax.sharding import constrain
 
 MIXED = ("w", "k", "v", "r", "g")  # inputs of decay, key, value, receptance and gate, in order
+_FASTEST = 80.0  # exp(-exp(80)) is 0 like all beyond it, but exp(89) has no float32 gradient
 _INWARD, _OUTWARD = ("embed", "heads"), ("heads", "embed")
 
 
@@ -73,7 +75,7 @@ class TimeMix(nnx.Module):
         zigzag = (jnp.arange(d_model) + 1) % 3 - 1
         self.bonus = nnx.Param(rise * (1 - ramp) + 0.1 * zigzag, axes=("norm",))
         self.r, self.k, self.v, self.g = (
-            Linear(d_model, d_model, _INWARD, init=initializers.orthogonal(gain), rngs=rngs)
+            Linear(d_model, d_model, _INWARD, init=orthogonal(gain), rngs=rngs)
             for gain in (1.0, 0.1, 1.0, 0.1)
         )
         self.o = Linear(d_model, d_model, _OUTWARD, init=initializers.zeros, rngs=rngs)
@@ -121,7 +123,8 @@ class TimeMix(nnx.Module):
     def _log_decay(self, w):
         # In float32 from here on: exp(-exp) makes much of what bfloat16 would round away.
         low = jnp.tanh(matmul(w, self.decay_down[...]).astype(jnp.float32))
-        return -jnp.exp(self.decay_base[...] + matmul(low, self.decay_up[...]))
+        ww = self.decay_base[...] + matmul(low, self.decay_up[...])
+        return -jnp.exp(jnp.minimum(ww, _FASTEST))
 
     def _normed(self, y):
         """LayerNorm of each head, with a scale and bias a channel: [B, T, H, K] -> [B, T, D]."""
@@ -142,7 +145,7 @@ class ChannelMix(nnx.Module):
         depth, _ = _depth(n_layers)
         mix = 1 - (jnp.arange(d_model) / d_model) ** (depth**3)
         self.mix_k, self.mix_r = (nnx.Param(mix, axes=("norm",)) for _ in range(2))
-        one, zero = initializers.orthogonal(1.0), initializers.zeros
+        one, zero = orthogonal(1.0), initializers.zeros
         self.k = Linear(d_model, d_mlp, ("embed", "mlp"), init=one, rngs=rngs)
         self.v = Linear(d_mlp, d_model, ("mlp", "embed"), init=zero, rngs=rngs)
         self.r = Linear(d_model, d_model, _INWARD, init=zero, rngs=rngs)
