@@ -18,6 +18,7 @@ class Mamba2LM(Recurrent):
 
     n_heads: int = 16  # of a layer, each expand * d_model / n_heads features wide
     d_mlp: int | None = None  # None: no MLP
+    tie_embeddings: bool = True
     mamba: Mamba2Config = dataclasses.field(default_factory=Mamba2Config)
 
     def _check_heads(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from psann_jax.model import LM, LMState
 
+_LEAST_VARIANCE = 1e-6  # of the numbers of a state; below it a layer remembers nothing
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 
 
@@ -106,15 +107,18 @@ def states(model: LM, tokens: np.ndarray) -> Gate:
     _, middle = _extended(model, tokens[:, :half], model.init_state(2, tokens.shape[1]))
     _, end = _extended(model, tokens[:, half:], middle)
     pairs = list(zip(*map(_matrices, (middle, end)), strict=True))
+    if not pairs:
+        return gate(name, SKIPPED, "no layer carries a matrix from token to token")
     texts = max(_cosine(e[0], e[1]) for _, e in pairs)
-    places = max(_cosine(m[0], e[0]) for m, e in pairs)
+    places = max(_cosine(m[row], e[row]) for m, e in pairs for row in (0, 1))
     variance = min(float(e.var()) for _, e in pairs)
     worst = max(texts, places)
-    alive = math.isfinite(worst) and variance > 1e-12
+    alive = math.isfinite(worst) and variance > _LEAST_VARIANCE
     status = FAIL if not alive or worst > 0.99 else WARN if worst >= 0.95 else PASS
     said = (
         f"cosine of states at most {texts:.3f} between texts, {places:.3f} between places "
-        f"(below 0.95, fails above 0.99); least variance {variance:.1e}"
+        f"(below 0.95, fails above 0.99); least variance {variance:.1e} "
+        f"(above {_LEAST_VARIANCE:g})"
     )
     return gate(name, status, said, texts=texts, places=places, variance=variance)
 

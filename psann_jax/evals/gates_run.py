@@ -31,11 +31,11 @@ def training(rows: Sequence[Row], unigram: float | None, window: int = 100) -> G
     beaten = unigram is None or loss < unigram
     finite = all(math.isfinite(r["loss"]) and math.isfinite(r["grad_norm"]) for r in rows)
     failed = not finite or not loss < first_loss or not beaten or norm > 5
-    status = FAIL if failed else PASS if 0.05 <= norm <= 1.5 else WARN
+    status = FAIL if failed else PASS if 0.5 <= norm <= 1.5 else WARN
     below = "" if unigram is None else f", to be under {unigram:.3f} of token counts"
     said = (
         f"loss {first_loss:.3f} -> {loss:.3f} over {last} steps{below}; gradient norm {norm:.2f} "
-        "(at most 1.5, fails above 5)"
+        "(0.5 to 1.5, fails above 5)"
     )
     return gate(name, status, said, first_loss=first_loss, loss=loss, grad_norm=norm)
 

@@ -113,7 +113,8 @@ def ssd_sequential(
             h = jnp.where(reset[:, None, None, None], 0, h)
         h = jnp.exp(dt * A)[..., None, None] * h
         h = h + (dt[..., None] * x)[..., None] * B[:, :, None]  # [B, H, P, N]
-        return h, jnp.einsum("bhpn,bhn->bhp", h, C) + D[:, None] * x
+        read = jnp.einsum("bhpn,bhn->bhp", h, C, precision=jax.lax.Precision.HIGHEST)
+        return h, read + D[:, None] * x
 
     tokens = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (x, dt, B, C, reset))
     state, y = jax.lax.scan(step, state, tokens, unroll=x.shape[1] == 1)

@@ -18,7 +18,12 @@ import jax.numpy as jnp
 
 from psann_jax.ops.ssd_decays import decays, decays_backward, exact, ones_until
 
-dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+def dot(spec: str, *operands: jax.Array) -> jax.Array:
+    """A product summed in float32, and exact in its operands' dtype, also where TF32 would do."""
+    whole = operands[0].dtype == jnp.float32
+    precision = jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT
+    return jnp.einsum(spec, *operands, precision=precision, preferred_element_type=jnp.float32)
 
 
 class Tokens(NamedTuple):

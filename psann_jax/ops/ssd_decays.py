@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+_LEAST = -1e30  # sums of a chunk stay finite
 exact = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
@@ -20,7 +21,8 @@ def decays(dt, A, resets, transposed=False):
       Between tokens [n, b, g, r, l, m] or transposed, from the chunk's start and to its end
       [n, b, g, l, r], and over the whole chunk [n, b, g, r].
     """
-    log_decay, tokens = dt * A[:, None], dt.shape[3]
+    # Forgotten is forgotten: an infinity would be none times the zeros of the products below.
+    log_decay, tokens = jnp.maximum(dt * A[:, None], _LEAST), dt.shape[3]
     seen, after = ones_until(tokens), _after(tokens)
     rows, columns = (after, seen) if transposed else (seen, after)
     between = exact("...ik,jk->...ij", _by_head(log_decay)[..., None, :] * rows, columns)

@@ -27,7 +27,7 @@ from psann_jax.train.optimizer import OptimizerConfig
 
 JSON = "gates.json"
 _LENGTH, _ROWS = 64, 8  # of a preset's steps, as in GroundThink's own benchmark
-_PROBED = 2, 64  # rows and most tokens of a row that a model is shown
+_PROBED = 64  # most tokens of a row that a model is shown
 
 
 def check(
@@ -37,7 +37,7 @@ def check(
 
     Args:
       name: a workdir, or a name that `bases.preset` knows.
-      sources: files of text; none: the run's own, and for a preset the embedded text.
+      sources: files of text to look at; none: the run's own, and for a preset the embedded text.
       steps: how long a preset is trained, on 8 rows of 64 characters a step.
 
     Raises:
@@ -68,8 +68,7 @@ def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
         data = dataclasses.replace(data, **chosen)
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files with --text")
-    corpus = prepare(data)
-    return _gates(run.config, corpus, run.model, read_metrics(workdir.metrics))
+    return _gates(run.config, prepare(data), run.model, read_metrics(workdir.metrics))
 
 
 def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
@@ -95,7 +94,8 @@ def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
 
 
 def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> list[gates.Gate]:
-    inputs, targets = _probe(corpus.val or corpus.train)
+    rows = corpus.val if corpus.val and len(corpus.val) > 1 else corpus.train
+    inputs, targets = _probe(rows)
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         fresh = LM(config.base, rngs=nnx.Rngs(config.train.seed))
         return [
@@ -109,13 +109,15 @@ def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> li
 
 
 def _states(config: Config, model: LM, tokens: np.ndarray) -> gates.Gate:
-    if config.base.recurrent:
-        return gates.states(model, tokens)
-    return gates.gate("G3.5 states", gates.SKIPPED, "the base is not recurrent")
+    said = "" if config.base.recurrent else "the base is not recurrent"
+    if np.array_equal(*tokens):
+        said = "there are no two different texts to compare"
+    return gates.gate("G3.5 states", gates.SKIPPED, said) if said else gates.states(model, tokens)
 
 
 def _probe(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """The beginnings of two rows far apart, as documents of their own."""
+    """The beginnings of two rows far apart, as documents of their own, without their padding."""
     batch = rows.batch(np.array([0, len(rows) // 2]))
-    inputs, targets = (np.asarray(a)[:, : _PROBED[1]] for a in (batch.inputs, batch.targets))
-    return inputs, targets
+    real = int((batch.segments > 0).sum(axis=1).min())
+    length = max(4, min(_PROBED, real))
+    return batch.inputs[:, :length], batch.targets[:, :length]

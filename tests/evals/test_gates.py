@@ -28,7 +28,7 @@ def model(base):
 
 
 def test_kernels_agree_here():
-    gate = gates_kernels.kernels()
+    gate = gates_kernels.kernels(length=300)
     assert gate.status == PASS, gate.said
     assert set(gate.figures) == {"wkv6", "ssd"}
 
@@ -38,6 +38,21 @@ def test_a_wrong_kernel_fails(monkeypatch, op):
     right = getattr(gates_kernels, op)
     monkeypatch.setattr(gates_kernels, op, lambda *a: jax.tree.map(lambda y: 1.001 * y, right(*a)))
     assert gates_kernels.kernels(length=20).status == FAIL
+
+
+@pytest.mark.parametrize("op", ["wkv6", "ssd"])
+def test_a_kernel_that_loses_a_state_or_a_reset_fails(monkeypatch, op):
+    right = getattr(gates_kernels, op)
+
+    def forgets(*a):
+        return right(*a[:-2], jnp.zeros_like(a[-2]), a[-1])
+
+    def ignores(*a):
+        return right(*a[:-1], jnp.zeros_like(a[-1]))
+
+    for wrong in (forgets, ignores):
+        monkeypatch.setattr(gates_kernels, op, wrong)
+        assert gates_kernels.kernels(length=20).status == FAIL
 
 
 def test_a_causal_model_passes_forward(model):
@@ -130,6 +145,7 @@ FALLING = list(np.linspace(3.4, 2.0, 30))
     ("losses", "norm", "status"),
     [
         (FALLING, 1.0, PASS),
+        (FALLING, 0.1, WARN),
         (FALLING, 2.0, WARN),
         (FALLING, 6.0, FAIL),
         (FALLING[::-1], 1.0, FAIL),
@@ -153,6 +169,11 @@ def test_states_that_say_nothing_of_the_text_fail(model, monkeypatch):
     jax.clear_caches()
     assert gates.states(model, TOKENS).status == FAIL
     jax.clear_caches()
+
+
+def test_states_without_matrices_are_not_judged(waves):
+    base = waves(vocab_size=V, d_model=16, n_layers=1, n_heads=2, dtype="float32")
+    assert gates.states(LM(base, rngs=nnx.Rngs(0)), TOKENS).status == SKIPPED
 
 
 def _balanced(ratio, every=10, n=10):

@@ -159,3 +159,17 @@ def test_bfloat16_sums_in_float32():
 def test_heads_that_no_groups_fill_are_refused():
     with pytest.raises(ValueError, match="4 heads are not a multiple of 3 groups"):
         ssd(*_data(0, 8, groups=3)[0])
+
+
+def test_a_token_that_forgets_all_is_no_nan():
+    """dt * A is minus infinity at one token: as after a reset, and finite in every gradient."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (1, 20, 1, 4))
+    b, c = (jax.random.normal(key, (1, 20, 1, 4)) for key in keys[1:])
+    dt, a, d = jnp.full((1, 20, 1), 0.1).at[0, 7].set(1e20), jnp.array([-1e20]), jnp.ones((1,))
+    y, state = ssd(x, dt, a, b, c, d)
+    expected, last = ssd_sequential(x, dt, a, b, c, d)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state, last, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(ssd(x, dt, a, b, c, d)[0][:, :7] ** 2))(x)
+    assert np.isfinite(gradient).all()
