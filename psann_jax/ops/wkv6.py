@@ -11,8 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-CHUNK = 64  # tokens whose products are taken at once
-GROUP = 256  # tokens that are run side by side; what is kept of them for the backward pass is small
+# Tokens of a chunk, whose products are taken at once, and of the chunks that are run side by side.
+# On a CPU one small chunk after the other stays in the cache; elsewhere many fill the device.
+_SIZES = {"cpu": (32, 32)}
+_DEFAULT_SIZES = 64, 256
 
 
 def wkv6(
@@ -34,7 +36,7 @@ def wkv6(
       u: [H, K], the weight of a token's own key.
       state: [B, H, K, V] before the first token; zeros when None.
       reset: [B, T] bool, True where the state is zeroed before the token.
-      chunk: a power of two, tokens that matrix products take at once; None: 64 at most.
+      chunk: a power of two, tokens that matrix products take at once; None: 64 (CPU: 32) at most.
 
     Returns:
       y [B, T, H, V] in v's dtype, and the state [B, H, K, V]; both summed in float32.
@@ -43,21 +45,19 @@ def wkv6(
       ValueError: `chunk` is not a power of two.
     """
     length = r.shape[1]
-    chunk = chunk or min(CHUNK, 1 << (length - 1).bit_length())
+    most, together = _SIZES.get(jax.default_backend(), _DEFAULT_SIZES)
+    chunk = chunk or min(most, 1 << (length - 1).bit_length())
     if chunk & (chunk - 1):
         raise ValueError(f"chunk={chunk} is not a power of two")
     if length == 1:
         return wkv6_sequential(r, k, v, log_decay, u, state, reset)
-    parts = _split(chunk, r, k, v, log_decay)  # [G, B, H, n, L, .]
+    parts = _split(chunk, together, r, k, v, log_decay)  # [G, B, H, n, L, .]
     state = _zeros(k, v) if state is None else state.astype(jnp.float32)
     if reset is not None:
         parts = (*parts, *_counts(reset, parts[0].shape))
     run = partial(_group, u=u.astype(jnp.float32), dtype=v.dtype)
-    if len(parts[0]) == 1:
-        state, y = run(state, [a[0] for a in parts])
-        y = y[None]
-    else:
-        state, y = jax.lax.scan(jax.checkpoint(run), state, parts)
+    # The backward pass keeps the states between groups, and computes all else again.
+    state, y = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), state, parts)
     y = jnp.moveaxis(y, (1, 2), (0, -2))  # [B, G, n, L, H, V]
     return y.reshape(y.shape[0], -1, *y.shape[-2:])[:, :length], state
 
@@ -94,11 +94,11 @@ def wkv6_sequential(
     return jnp.moveaxis(y, 0, 1).astype(v.dtype), state
 
 
-def _split(chunk, *arrays):
+def _split(chunk, together, *arrays):
     """[B, T, H, K] -> [G, B, H, n, L, K] each; zeros behind T neither decay nor add."""
     length = arrays[0].shape[1]
     chunks = -(-length // chunk)
-    groups = -(-chunks * chunk // GROUP)
+    groups = -(-chunks * chunk // together)
     padding = -(-chunks // groups) * groups * chunk - length
 
     def split(x):
@@ -130,7 +130,7 @@ def _group(state, parts, *, u, dtype):
     exact = dtype == jnp.float32  # else products may be rounded as the inputs were
     precision = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
     ein = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
-    scores, r, k, kept = jax.checkpoint(partial(_within, ein=ein))(r, k, log_decay, u)
+    scores, r, k, kept = _within(r, k, log_decay, u, ein=ein)
     if counts:
         scores, r, k, kept = _cut(scores, r, k, kept, *counts)
     new = ein("bhnlk,bhnlv->nbhkv", k, v)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psann_jax.ops import wkv6 as module
 from psann_jax.ops.wkv6 import wkv6, wkv6_sequential
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "groundthink"
@@ -90,12 +91,16 @@ def _part(inputs, state, start, end):
     return (*(a[:, start:end] for a in inputs[:4]), inputs[4], state)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-def test_long_rows_equal_the_recurrence_at_every_decay(decay):
-    """Two groups of three chunks each."""
+@pytest.mark.parametrize(
+    ("decay", "sizes"), [*((decay, (64, 256)) for decay in DECAYS), ("mixed", (32, 32))]
+)
+def test_long_rows_equal_the_recurrence_at_every_decay(decay, sizes, monkeypatch):
+    """Two groups of three chunks each, or groups of one chunk."""
+    monkeypatch.setitem(module._SIZES, "cpu", sizes)
     inputs = _data(0, decay, (1, 330, 2), (16, 16))
     cot_y, cot_state = _data(1, shape=(1, 330, 2), sizes=(16, 16))[2::3]
-    forms = [_gradients(inputs, None, cot_y, cot_state, form=f) for f in (wkv6, wkv6_sequential)]
+    forms = partial(wkv6), wkv6_sequential  # a new function, traced with these sizes
+    forms = [_gradients(inputs, None, cot_y, cot_state, form=f) for f in forms]
     gradients, values = zip(*forms, strict=True)
     for chunked, plain in zip(*values, strict=True):
         assert _off(chunked, plain) < 2e-6
