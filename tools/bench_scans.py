@@ -8,13 +8,13 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from psann_jax.ops.ssd import ssd, ssd_sequential
-from psann_jax.ops.wkv6 import wkv6, wkv6_sequential
 from timing import ratio, summary, take_turns, timed
 
 from psann_jax import bases
 from psann_jax.infer.decode import decoding_model
 from psann_jax.model import LM
+from psann_jax.ops.ssd import ssd, ssd_sequential
+from psann_jax.ops.wkv6 import wkv6, wkv6_sequential
 
 OPS = {"wkv6": (wkv6, wkv6_sequential), "ssd": (ssd, ssd_sequential)}
 
@@ -48,9 +48,8 @@ def scans(args: argparse.Namespace) -> dict[str, Any]:
         variants[f"chunk {chunk}"] = timed(partial(_both(op), *inputs))
         variants[f"chunk {chunk} forward"] = timed(partial(jax.jit(op), *inputs))
     seconds = take_turns(variants, args.n, args.warmup)
-    results = {
-        name: _per_head_token(s, args, args.length * args.batch) for name, s in seconds.items()
-    }
+    head_tokens = args.length * args.batch * args.heads
+    results = {name: _per_head_token(s, head_tokens) for name, s in seconds.items()}
     slow = seconds["sequential"]
     ratios = {f"ratio_{n}": ratio(slow, s) for n, s in seconds.items() if n.startswith("chunk")}
     return {"results": results, **{n: r for n, r in ratios.items() if not n.endswith("forward")}}
@@ -114,8 +113,6 @@ def _both(op: Callable[..., Any]) -> Any:
     return run
 
 
-def _per_head_token(
-    seconds: list[float], args: argparse.Namespace, tokens: int
-) -> dict[str, float]:
-    row = summary(seconds, tokens)
-    return row | {"ns_per_head_token": row["median_s"] * 1e9 / (tokens * args.heads)}
+def _per_head_token(seconds: list[float], head_tokens: int) -> dict[str, float]:
+    row = summary(seconds)
+    return row | {"ns_per_head_token": row["median_s"] * 1e9 / head_tokens}

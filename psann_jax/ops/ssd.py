@@ -48,11 +48,13 @@ def ssd(
       chunk: tokens of a chunk; None: 64.
 
     Raises:
-      ValueError: the groups do not divide the heads.
+      ValueError: the groups do not divide the heads, `chunk` is below 1, or there are no tokens.
     """
     (batch, length, heads, size), groups = x.shape, B.shape[2]
     if heads % groups:
         raise ValueError(f"{heads} heads are not a multiple of {groups} groups")
+    if length < 1 or (chunk is not None and chunk < 1):
+        raise ValueError(f"chunk={chunk} and T={length} must be at least 1")
     if length == 1:
         return ssd_sequential(x, dt, A, B, C, D, state, reset)
     chunk = min(chunk or CHUNK, length)

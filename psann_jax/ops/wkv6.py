@@ -36,19 +36,21 @@ def wkv6(
       u: [H, K], the weight of a token's own key.
       state: [B, H, K, V] before the first token; zeros when None.
       reset: [B, T] bool, True where the state is zeroed before the token.
-      chunk: a power of two, tokens that matrix products take at once; None: 64 (CPU: 32) at most.
+      chunk: how many tokens matrix products take at once, rounded down to a power of two; None: 64
+        (CPU: 32) at most.
 
     Returns:
       y [B, T, H, V] in v's dtype, and the state [B, H, K, V]; both summed in float32.
 
     Raises:
-      ValueError: `chunk` is not a power of two.
+      ValueError: `chunk` is less than 1, or there are no tokens.
     """
     length = r.shape[1]
+    if length < 1 or (chunk is not None and chunk < 1):
+        raise ValueError(f"chunk={chunk} and T={length} must be at least 1")
     most, together = _SIZES.get(jax.default_backend(), _DEFAULT_SIZES)
-    chunk = chunk or min(most, 1 << (length - 1).bit_length())
-    if chunk & (chunk - 1):
-        raise ValueError(f"chunk={chunk} is not a power of two")
+    chunk = min(chunk or most, 1 << (length - 1).bit_length())
+    chunk = 1 << (chunk.bit_length() - 1)
     if length == 1:
         return wkv6_sequential(r, k, v, log_decay, u, state, reset)
     parts = _split(chunk, together, r, k, v, log_decay)  # [G, B, H, n, L, .]

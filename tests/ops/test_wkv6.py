@@ -199,3 +199,19 @@ def test_bfloat16_inputs_are_summed_in_float32():
     for value, wanted in zip((y, state), _run((*rounded, ww, u, s0)), strict=True):
         assert _off(value.astype(jnp.float32), wanted) < 1e-2  # y itself is rounded
     assert _off(state, _run((r, k, v, ww, u, s0))[1]) < 2e-2
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 48])
+def test_any_chunk_gives_the_same(chunk):
+    r, k, v = jax.random.normal(jax.random.key(0), (3, 1, 50, 1, 4))
+    log_decay, u = -jnp.exp(jax.random.normal(jax.random.key(1), r.shape)), jnp.ones((1, 4))
+    y, state = wkv6(r, k, v, log_decay, u, chunk=chunk)
+    expected, last = wkv6_sequential(r, k, v, log_decay, u)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(state, last, atol=1e-5)
+
+
+def test_a_chunk_of_nothing_is_refused():
+    r = jnp.zeros((1, 4, 1, 2))
+    with pytest.raises(ValueError, match="chunk=0 and T=4 must be at least 1"):
+        wkv6(r, r, r, r, jnp.zeros((1, 2)), chunk=0)
