@@ -135,11 +135,6 @@ def test_chunks_of_any_size_agree(chunk):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_a_chunk_that_is_no_power_of_two_is_refused():
-    with pytest.raises(ValueError, match="chunk=24"):
-        _run(_data(0), form=partial(wkv6, chunk=24))
-
-
 @given(st.sampled_from(["init", "mixed"]), st.integers(0, 3), st.sampled_from([1, 15, 16, 36]))
 @settings(max_examples=12)
 def test_a_row_split_anywhere_goes_on_where_it_was(decay, seed, cut):
