@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from psann_jax.bases import Base
-from psann_jax.nn.block import Stack, State
+from psann_jax.nn.block import State
 from psann_jax.nn.linear import Embedding, Linear
 from psann_jax.nn.norm import NORMS
+from psann_jax.nn.stack import Stack
 from psann_jax.ops.matmul import matmul
 from psann_jax.ops.rope import sinusoidal
 from psann_jax.seq import Seq

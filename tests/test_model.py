@@ -10,7 +10,8 @@ import pytest
 
 from psann_jax import bases
 from psann_jax.model import LM, decaying, flops_per_token, matrices, parameter_count, rates
-from psann_jax.nn.block import Residual, Stack, repeat_index
+from psann_jax.nn.block import Residual
+from psann_jax.nn.stack import Stack, repeat_index
 
 DOCUMENTED = {"vocab_size": 32_000, "d_model": 512, "n_layers": 8, "n_heads": 8, "d_mlp": 2048}
 

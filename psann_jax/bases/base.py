@@ -6,8 +6,9 @@ import math
 from typing import ClassVar
 
 from psann_jax.nn.attention import Attention
-from psann_jax.nn.block import REMAT, MixerFactory, Pattern, Residual, SublayerFactory
+from psann_jax.nn.block import MixerFactory, Pattern, Residual, SublayerFactory
 from psann_jax.nn.linear import NORMAL, XAVIER, Initializer
+from psann_jax.nn.stack import REMAT
 
 DTYPES = ("bfloat16", "float32")
 

@@ -10,9 +10,9 @@ import jax
 from jax.nn import initializers
 import jax.numpy as jnp
 
-from psann_jax.nn.block import repeat_index
 from psann_jax.nn.linear import Linear
 from psann_jax.nn.orthogonal import orthogonal
+from psann_jax.nn.stack import repeat_index
 from psann_jax.ops.conv import last_inputs
 from psann_jax.ops.matmul import matmul
 from psann_jax.ops.token_shift import token_shift

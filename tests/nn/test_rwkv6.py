@@ -13,8 +13,9 @@ import pytest
 from psann_jax import bases
 from psann_jax.interop import groundthink
 from psann_jax.model import LM, decaying, rates
-from psann_jax.nn.block import Residual, Stack
+from psann_jax.nn.block import Residual
 from psann_jax.nn.rwkv6 import MIXED, ChannelMix, TimeMix, TimeMixState
+from psann_jax.nn.stack import Stack
 from psann_jax.seq import Seq
 from psann_jax.train.state import named_arrays
 
