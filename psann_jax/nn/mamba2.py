@@ -117,7 +117,13 @@ class Mamba2(nnx.Module):
         # The library projects once. Apart, the wide parts can be cut by heads; the others, which
         # all heads share or which are as narrow as the heads are few, stay whole.
         def linear(d_in, d_out, axes, scale=1.0):
-            return Linear(d_in, d_out, axes, init=_uniform(scale), bias=config.bias, rngs=rngs)
+            layer = Linear(d_in, d_out, axes, init=_uniform(scale), bias=config.bias, rngs=rngs)
+            if layer.bias is not None:  # the library scales no bias by depth
+                limit = d_in**-0.5
+                layer.bias[...] = jax.random.uniform(
+                    rngs.params(), (d_out,), minval=-limit, maxval=limit
+                )
+            return layer
 
         self.z = linear(d_model, d_inner, ("embed", "heads"))
         self.x = linear(d_model, d_inner, ("embed", "heads"))

@@ -173,3 +173,10 @@ def test_weight_decay_leaves_the_recurrences_numbers_alone():
 def test_a_bad_size_is_named_with_a_way_out(fields, said):
     with pytest.raises(ValueError, match=said):
         Mamba2(32, config=Mamba2Config(**fields), n_layers=1, rngs=nnx.Rngs(0))
+
+
+def test_biases_of_projections_start_uniform_by_their_inputs():
+    layer = Mamba2(32, config=Mamba2Config(head_dim=4, bias=True), n_layers=4, rngs=nnx.Rngs(0))
+    for part, inputs in ((layer.z, 32), (layer.bc, 32), (layer.dt, 32), (layer.out, 64)):
+        spread = np.abs(part.bias[...]).max() * inputs**0.5
+        assert 0.5 < spread <= 1.0
