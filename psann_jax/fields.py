@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -54,6 +55,24 @@ def _typed_tuple(value: Any, args: tuple[Any, ...], name: str) -> tuple[Any, ...
     if len(inner) != len(value):
         raise ValueError(f"{name}={value!r} must have {len(inner)} entries")
     return tuple(_typed(v, h, name) for v, h in zip(value, inner, strict=True))
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple, other values as they are."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def are_numbers(value: Any, count: int) -> bool:
+    """Whether it is a tuple of so many numbers."""
+    return isinstance(value, tuple) and len(value) == count and all(map(is_number, value))
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def from_tree(cls: type, tree: dict[str, Any], prefix: str = "") -> Any:

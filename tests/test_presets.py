@@ -69,6 +69,17 @@ def test_an_unknown_preset_lists_the_known():
         bases.preset("GH")
 
 
+def test_a_preset_is_asked_for_by_name():
+    with pytest.raises(ValueError, match="preset=None must be a name; known: 1M, 5M"):
+        bases.preset(None)
+
+
+def test_a_word_is_no_fusion():
+    wanted = r"base.fusion='gate' must be a FusionConfig; give fusion=FusionConfig\(kind='gate'\)"
+    with pytest.raises(ValueError, match=wanted):
+        bases.preset("5M", fusion="gate")
+
+
 def test_positions_are_refused():
     with pytest.raises(ValueError, match="positional_encoding='rope' must be one of none"):
         bases.preset("5M", positional_encoding="rope")

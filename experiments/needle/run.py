@@ -16,7 +16,7 @@ import numpy as np
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
-from psann_jax.evals.needle import needle_parts
+from psann_jax.evals.needle import Form
 from psann_jax.evals.needle_report import needle_table
 from psann_jax.run.environment import set_up
 from psann_jax.run.main import run
@@ -40,7 +40,7 @@ MODELS = {  # name: base, steps
 def document(rng: np.random.Generator) -> str:
     """A prompt and its answer; half of the prompts have LENGTH tokens with BOS."""
     key = "".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 2))
-    question, value, end = needle_parts(key, f"{rng.integers(10**DIGITS):0{DIGITS}}")
+    question, value, end = Form().parts(key, f"{rng.integers(10**DIGITS):0{DIGITS}}")
     needle = question + value + end
     length = LENGTH if rng.random() < 0.5 else rng.integers(SHORTEST, LENGTH)
     room = length - 1 - len(needle) - len(question)

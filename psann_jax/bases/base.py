@@ -39,6 +39,7 @@ class Base:
     remat: str = "none"  # none, dots or full: what the backward pass computes again
 
     def __post_init__(self):
+        self._check_nested()
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or value < 1):
@@ -48,6 +49,18 @@ class Base:
         self._choice("remat", tuple(REMAT))
         self._share("dropout")
         self._check_heads()
+
+    def _check_nested(self) -> None:
+        """Refuses another value where a config of its own belongs."""
+        for field in dataclasses.fields(self):
+            kind, value = field.default_factory, getattr(self, field.name)
+            if isinstance(kind, type) and not isinstance(value, kind):
+                takes_kind = isinstance(value, str) and hasattr(kind, "kind")
+                example = f"kind={value!r}" if takes_kind else "..."
+                raise ValueError(
+                    f"base.{field.name}={value!r} must be a {kind.__name__}; "
+                    f"give {field.name}={kind.__name__}({example})"
+                )
 
     def _check_heads(self) -> None:
         d, h = self.d_model, self.n_heads

@@ -41,6 +41,8 @@ def preset(name: str, **fields: Any) -> Base:
     Raises:
       ValueError: no preset has this name, or the base refuses a value.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"preset={name!r} must be a name; known: {', '.join(_PRESETS)}")
     known = _ALSO.get(name.upper(), name.upper())
     if known not in _PRESETS:
         near = nearest(known, _PRESETS)

@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 TOKENIZER_FILE = "tokenizer"
 _META_FILE = "meta.json"
 _STALE_SECONDS = 24 * 3600

@@ -104,6 +104,7 @@ def _open(folder: pathlib.Path) -> Corpus:
             max_length=meta.max_length,
             vocab_size=tokenizer.vocab_size,
             pad_id=tokenizer.pad_id,
+            bos_id=tokenizer.bos_id,
         )
 
     return Corpus(tokenizer, rows(meta.train), rows(meta.val) if meta.val else None, meta)

@@ -2,6 +2,9 @@
 
 A document is bos, its ids, eos. A row stores T + 1 tokens for T targets, so neighbouring rows
 overlap by one token: every token but a bos is a target exactly once, across row ends too.
+
+Where text can spell eos, a segment starts after each. It has no bos of its own, so that its first
+token is a target like any other, foretold from the eos before it, as everywhere in GroundThink.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ class Block(NamedTuple):
     """R rows of T targets."""
 
     tokens: np.ndarray  # [R, T + 1] int32, pad_id from the row's length on
-    starts: np.ndarray  # [R, T + 1] bool, where a document's bos stands
+    starts: np.ndarray  # [R, T + 1] bool, at a document's bos and after an eos of the text
     lengths: np.ndarray  # [R] int64, real tokens stored, 2 to T + 1
     documents: np.ndarray  # [R] int64, which document the row's first token is from
 
@@ -35,7 +38,7 @@ class Packer:
       max_length: T.
       packed: True joins documents into one stream, so that only its last row has padding; False
         begins a row at each document.
-      pad_id, bos_id, eos_id: the tokenizer's.
+      pad_id, bos_id, eos_id, ends_in_text: the tokenizer's.
       documents: how many were begun so far.
       targets: how many tokens are a target so far.
     """
@@ -45,19 +48,20 @@ class Packer:
     pad_id: int
     bos_id: int
     eos_id: int
+    ends_in_text: bool = False
     documents: int = 0
     targets: int = 0
 
     def __post_init__(self):
-        # What was added and is not yet in a row: each token, its document, whether it opens it.
+        # What was added and is not yet in a row: each token, its document, whether it starts a
+        # segment.
         self._tokens = np.zeros((0,), np.int32)
         self._owners = np.zeros((0,), np.int64)
         self._starts = np.zeros((0,), bool)
+        self._ended = False  # whether the last token that was added is an eos of the text
 
     def add(self, parts: list[Part]) -> Block:
         """The rows that the parts fill up."""
-        for part in parts:
-            self.targets += len(part.ids) + part.closes
         self._append(parts)
         edges = self._edges()
         lengths = np.diff(edges)
@@ -83,16 +87,26 @@ class Packer:
         tokens = np.concatenate([none, *arrays])
         lengths = np.array([len(part.ids) + part.opens + part.closes for part in parts], int)
         opens = np.array([part.opens for part in parts], bool)
-        starts = np.zeros(tokens.shape, bool)
-        starts[(np.cumsum(lengths) - lengths)[opens]] = True
+        begins = np.zeros(tokens.shape, bool)
+        begins[(np.cumsum(lengths) - lengths)[opens]] = True
+        starts = begins | self._after_ends(tokens)
         self._tokens = np.concatenate([self._tokens, tokens])
-        self._owners = np.concatenate([self._owners, self.documents - 1 + np.cumsum(starts)])
+        self._owners = np.concatenate([self._owners, self.documents - 1 + np.cumsum(begins)])
         self._starts = np.concatenate([self._starts, starts])
         self.documents += int(opens.sum())
+        self.targets += int(np.sum(~starts | (tokens != self.bos_id)))
+
+    def _after_ends(self, tokens: np.ndarray) -> np.ndarray:
+        """Where the token before is an eos, that of the tokens added before included."""
+        if not self.ends_in_text:
+            return np.zeros(tokens.shape, bool)
+        ends = np.append(self._ended, tokens == self.eos_id)
+        self._ended = bool(ends[-1])
+        return ends[:-1]
 
     def _edges(self) -> np.ndarray:
         """Where the spans that begin a row of their own begin, and the end of the last."""
-        begins = np.array([0]) if self.packed else np.union1d([0], np.flatnonzero(self._starts))
+        begins = [0] if self.packed else [0, *(np.flatnonzero(np.diff(self._owners)) + 1)]
         return np.append(begins, len(self._tokens))
 
     def _take(self, offsets: np.ndarray, lengths: np.ndarray, used: int) -> Block:

@@ -123,9 +123,15 @@ class _SplitWriter:
     """Packs and writes the documents of one split."""
 
     def __init__(self, folder: pathlib.Path, name: str, config: DataConfig, tokenizer: Tokenizer):
-        ids = tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id
         self.parts: list[Part] = []
-        self._packer = Packer(config.max_length, config.pack_sequences, *ids)
+        self._packer = Packer(
+            config.max_length,
+            config.pack_sequences,
+            tokenizer.pad_id,
+            tokenizer.bos_id,
+            tokenizer.eos_id,
+            tokenizer.ends_in_text,
+        )
         self._shards = ShardWriter(folder, name, config.max_length, tokenizer.vocab_size)
 
     def __enter__(self) -> "_SplitWriter":

@@ -51,13 +51,13 @@ def empty_rows(n: int, pad_id: int, dtype: np.dtype) -> np.ndarray:
     return rows
 
 
-def to_batch(rows: np.ndarray, goes_on: bool = False) -> Batch:
+def to_batch(rows: np.ndarray, bos_id: int, goes_on: bool = False) -> Batch:
     """Shifts rows [n] into inputs and targets [n, T].
 
-    Positions count from 0 at each document's bos and at the row's first token, segments from 1.
-    Where the rows go on from those of the step before, a first token that is no bos has position 1.
-    Padding has segment 0, position 0 and weight 0; so has the weight of a target that is the bos
-    of a further document, which nothing before it could foretell.
+    Positions count from 0 at each start and at the row's first token, segments from 1. Where the
+    rows go on from those of the step before, a first token that is no start has position 1.
+    Padding has segment 0, position 0 and weight 0; weight 0 has also a target that is a bos at a
+    start, as it says nothing of the text. Other starts follow an eos that the text spells.
     """
     tokens = rows["tokens"]  # [n, T + 1]
     column = np.arange(tokens.shape[1], dtype=np.int32)
@@ -71,7 +71,7 @@ def to_batch(rows: np.ndarray, goes_on: bool = False) -> Batch:
     return Batch(
         inputs=tokens[:, :-1].astype(np.int32),
         targets=tokens[:, 1:].astype(np.int32),
-        weights=(real[:, 1:] & ~starts[:, 1:]).astype(np.float32),
+        weights=(real & ~(starts & (tokens == bos_id)))[:, 1:].astype(np.float32),
         positions=(column[:-1] - begin + follows) * real[:, :-1],
         segments=segments * real[:, :-1],
     )

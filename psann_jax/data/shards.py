@@ -80,6 +80,7 @@ class Rows:
         max_length: int,
         vocab_size: int,
         pad_id: int,
+        bos_id: int,
     ):
         """Opens the files of `ShardWriter`.
 
@@ -89,7 +90,7 @@ class Rows:
         self.max_length = max_length
         self.vocab_size = vocab_size
         self._n_rows = n_rows
-        self._pad_id = pad_id
+        self._pad_id, self._bos_id = pad_id, bos_id
         self._dtype = record_dtype(max_length, vocab_size)
         self._per_shard = rows_per_shard(self._dtype)
         self._paths = list(paths)
@@ -110,7 +111,7 @@ class Rows:
         Raises:
           ValueError: a file is damaged; the message names the folder to delete.
         """
-        return to_batch(self._read(np.asarray(indices, np.int64)), goes_on)
+        return to_batch(self._read(np.asarray(indices, np.int64)), self._bos_id, goes_on)
 
     def first_documents(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which document each row begins in, [n], counted in the order they were prepared."""

@@ -31,6 +31,7 @@ class Tokenizer(abc.ABC):
         be smaller, since a small corpus has no more pieces to offer.
       pad_id, bos_id, eos_id, unk_id: ids of the specials; a foreign vocabulary that lacks pad, bos
         or unk has its eos there.
+      ends_in_text: whether text can spell eos, after which a new segment begins.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Tokenizer(abc.ABC):
     bos_id: int = BOS
     eos_id: int = EOS
     unk_id: int = UNK
+    ends_in_text: bool = False
     # What the backend cannot take as it is, and byte pieces carry instead.
     _escaped = re.compile("[\ud800-\udfff]+")
     # The backend gets longer texts in parts; None where it must see the whole text.

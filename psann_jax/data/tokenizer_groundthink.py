@@ -2,8 +2,8 @@
 
 Ids 0 to 31 are reserved, the first eight of them for the specials, and the characters follow in the
 order of their code points. Unlike our other tokenizers, text that spells a special encodes to that
-special, as one token: "<|user|>" is 5. That makes "<|eos|>" in a text a token like any other: it
-ends no document, and decoding skips it.
+special, as one token: "<|user|>" is 5. What follows "<|eos|>" in a text begins a segment, as a new
+document does, though in the same row; decoding skips it.
 
 Source: GroundThink's build log, entry 2; the ids are those of its repository.
 """
@@ -37,6 +37,7 @@ class GroundThinkCharTokenizer(Tokenizer):
 
     kind = KIND
     pad_id, unk_id, bos_id, eos_id = PAD, UNK, BOS, EOS
+    ends_in_text = True
     _escaped = re.compile("(?!)")
     _most_characters = None  # a cut could part a special
 

@@ -1,16 +1,18 @@
 """Layers from plain arrays of their weights, named and laid out as GroundThink's references."""
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from psann_jax.nn.mamba2 import Mamba2, Mamba2Config
 from psann_jax.nn.rwkv6 import MIXED, ChannelMix, TimeMix
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray | jax.Array]
 
 # RWKV-6: our parameter -> the array; mu_w, mu_k, ... together are `mix`.
 RWKV6_NAMES = {
@@ -31,15 +33,22 @@ RWKV6_CHANNELMIX_NAMES = {
 }
 # Mamba-2: all but the biases of its projections.
 _MAMBA2 = ("in_proj", "conv_w", "conv_b", "dt_bias", "A_log", "D", "norm_w", "out_proj")
+# How a config may spell a size.
+_HEADS = ("n_heads", "num_heads", "H")
+_HEAD_SIZE = ("head_size", "head_dim", "N", "K")
+_GROUPS = ("n_groups", "ngroups", "G")
+_STATE = ("d_state", "state_size", "N")
 
 
 def rwkv6_layer(arrays: Arrays, config: Mapping[str, Any] | None = None) -> TimeMix:
-    """Time mix with the weights `W/mu_x`, `W/Wr`, ...; the prefix may be left out.
+    """Time mix with the weights `W/mu_x`, `W/Wr`, ...; gradients flow to the arrays.
 
     Args:
-      arrays: matrices are [in, out]; u is [H, K], from which the number of heads is read.
+      arrays: matrices are [in, out]; u is [H, K], from which the number of heads is read. The
+        prefix may be left out.
       config: `groupnorm_eps` (or `norm_eps`) of the norm of each head, 64e-5 unless given; and
-        `n_heads` where u is flat. What a manifest says of a golden file fits.
+        `n_heads` or `head_size` where u is flat, there or as H or N among its "dims". What a
+        manifest says of a golden file fits.
 
     Raises:
       ValueError: an array is missing, or has another shape than the rest ask for, or the number
@@ -48,12 +57,9 @@ def rwkv6_layer(arrays: Arrays, config: Mapping[str, Any] | None = None) -> Time
     arrays, config = _weights(arrays), config or {}
     d_model = len(_array(arrays, "mu_x"))
     bonus = _array(arrays, "u")
-    if bonus.ndim == 1 and "n_heads" not in config:
-        raise ValueError(f"u has shape {bonus.shape}; give n_heads, or u as [H, K]")
-    n_heads = len(bonus) if bonus.ndim == 2 else int(config["n_heads"])
     layer = TimeMix(
         d_model,
-        n_heads=n_heads,
+        n_heads=_heads(bonus.shape, config),
         n_layers=1,
         mix_rank=_array(arrays, "mix_w2").shape[1],
         decay_rank=len(_array(arrays, "decay_w2")),
@@ -61,7 +67,7 @@ def rwkv6_layer(arrays: Arrays, config: Mapping[str, Any] | None = None) -> Time
         rngs=nnx.Rngs(0),
     )
     _fill(layer, {ours: _array(arrays, theirs) for ours, theirs in RWKV6_NAMES.items()})
-    _fill(layer, {"mix": np.stack([_array(arrays, f"mu_{name}") for name in MIXED])})
+    _fill(layer, {"mix": jnp.stack([_array(arrays, f"mu_{name}") for name in MIXED])})
     _fill(layer, {"bonus": bonus.reshape(-1)})
     return layer
 
@@ -86,10 +92,13 @@ def mamba2_layer(arrays: Arrays, config: Mapping[str, Any] | None = None) -> Mam
       arrays: named with or without "W/" in front; others are left out. in_proj [C, z|x|B|C|dt],
         conv_w [x|B|C, W] (the last column meets the token itself), conv_b, dt_bias [H],
         A_log [H], D [H], norm_w [d_inner], out_proj [d_inner, C]; perhaps in_bias, out_bias.
-      config: what shapes do not tell: "dims" with the groups "G" (else 1), "dt_limit", "norm_eps".
+      config: what shapes do not tell: "dt_limit" and "norm_eps", and where B and C are wide enough
+        for several groups, `n_groups` or `d_state`, there or as G or N among its "dims". What a
+        manifest says of a golden file fits.
 
     Raises:
-      ValueError: an array is missing, or has a shape that does not fit the others.
+      ValueError: an array is missing, has a shape that does not fit the others, or the shapes
+        leave open how many groups there are.
     """
     w, config = _weights(arrays), config or {}
     biases = {"in_bias", "out_bias"} & w.keys()
@@ -115,19 +124,75 @@ def mamba2_layer(arrays: Arrays, config: Mapping[str, Any] | None = None) -> Mam
 def _mamba2(w: Mapping[str, Any], config: Mapping[str, Any], bias: bool) -> Mamba2:
     """A layer of the sizes that the shapes tell."""
     (d_inner, d_model), (convolved, kernel) = w["out_proj"].shape, w["conv_w"].shape
-    groups = int(config.get("dims", {}).get("G", 1))
-    low, high = map(float, config.get("dt_limit", (0, "inf")))
+    heads = w["A_log"].shape[0]
+    if (convolved - d_inner) < 2 or (convolved - d_inner) % 2 or d_inner % d_model:
+        raise ValueError(
+            f"arrays conv_w of shape {w['conv_w'].shape} and out_proj of {w['out_proj'].shape} are "
+            "of no Mamba-2 layer; they are [d_inner + 2 G N, W] and [d_inner, C], C a divisor"
+        )
+    groups = _groups((convolved - d_inner) // 2, heads, config)
     made = Mamba2Config(
         expand=d_inner // d_model,
-        head_dim=d_inner // w["A_log"].shape[0],
+        head_dim=d_inner // heads,
         d_state=(convolved - d_inner) // (2 * groups),
         n_groups=groups,
         kernel=kernel,
-        dt_limit=(low, high if np.isfinite(high) else None),
+        dt_limit=_limit(config.get("dt_limit")),
         bias=bias,
         norm_eps=float(config.get("norm_eps", 1e-5)),
     )
     return Mamba2(d_model, config=made, n_layers=1, rngs=nnx.Rngs(0))
+
+
+def _heads(shape: tuple[int, ...], config: Mapping[str, Any]) -> int:
+    """The heads of a bonus [H, K] or [H K]."""
+    heads, size = _size(config, _HEADS), _size(config, _HEAD_SIZE)
+    if len(shape) == 1 and heads is None and size is None:
+        raise ValueError(f"u has shape {shape}; give n_heads or head_size, or u as [H, K]")
+    width = math.prod(shape)
+    found = shape[0] if len(shape) == 2 else heads or width // (size or width)
+    if heads not in (None, found) or found * (size or width // found) != width:
+        raise ValueError(
+            f"u has shape {shape}, which is not that of n_heads={heads} and head_size={size}; "
+            "leave out the one that is wrong"
+        )
+    return found
+
+
+def _groups(width: int, heads: int, config: Mapping[str, Any]) -> int:
+    """G, where B has G N = `width` features."""
+    groups, state = _size(config, _GROUPS), _size(config, _STATE)
+    fit = [g for g in range(1, heads + 1) if heads % g == 0 and width % g == 0]
+    chosen = [g for g in fit if groups in (None, g) and state in (None, width // g)]
+    if not chosen:
+        raise ValueError(
+            f"n_groups={groups} and d_state={state} do not fit B, {width} features wide, and "
+            f"{heads} heads; n_groups may be {', '.join(map(str, fit))}"
+        )
+    if len(chosen) > 1:
+        raise ValueError(
+            f"B is {width} features wide, which may be {', '.join(map(str, chosen))} groups; give "
+            f'n_groups (or d_state, {width} / n_groups), as config={{"n_groups": 1}}'
+        )
+    return chosen[0]
+
+
+def _size(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """What a config says under these names, at the top or among its "dims"."""
+    places = (config, config.get("dims") or {})
+    said = {name: place[name] for place in places for name in names if place.get(name) is not None}
+    sizes = {int(size) for size in said.values()}
+    if len(sizes) > 1 or min(sizes, default=1) < 1:
+        told = ", ".join(f"{name}={size}" for name, size in said.items())
+        raise ValueError(f"config has {told}; give one of them, a positive whole number")
+    return sizes.pop() if sizes else None
+
+
+def _limit(limit: Any) -> tuple[float, float | None]:
+    """Numbers, or text of them, as a manifest has them; None limits nothing."""
+    low, high = (None, None) if limit is None else limit
+    high = None if high is None or math.isinf(float(high)) else float(high)
+    return 0.0 if low is None else float(low), high
 
 
 def _split(params: list[Any], array: Any, name: str) -> None:
@@ -146,16 +211,16 @@ def _weights(arrays: Arrays) -> Arrays:
     return named or arrays
 
 
-def _array(arrays: Arrays, name: str) -> np.ndarray:
+def _array(arrays: Arrays, name: str) -> jax.Array:
     if name not in arrays:
         raise ValueError(f"the layer lacks {name}; it has {', '.join(sorted(arrays))}")
-    return np.asarray(arrays[name])
+    return jnp.asarray(arrays[name], jnp.float32)
 
 
-def _fill(layer: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
+def _fill(layer: nnx.Module, values: Mapping[str, jax.Array]) -> None:
     for name, value in values.items():
         owner, _, leaf = name.rpartition(".")
         param = getattr(getattr(layer, owner) if owner else layer, leaf)
         if param.shape != value.shape:
             raise ValueError(f"{name} has shape {value.shape} where {param.shape} belongs")
-        param[...] = jnp.asarray(value, jnp.float32)
+        param[...] = value

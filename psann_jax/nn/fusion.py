@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from psann_jax.fields import are_numbers, as_tuple, is_number
 from psann_jax.nn.linear import XAVIER, Initializer, Linear
 
 Means = dict[str, jax.Array]  # scalars, by what they are the mean of
@@ -137,6 +138,7 @@ class FusionConfig:
         if self.kind not in FUSIONS:
             known = ", ".join(FUSIONS)
             raise ValueError(f"base.fusion.kind={self.kind!r} must be one of {known}")
+        self.gain_init, self.dropout = as_tuple(self.gain_init), as_tuple(self.dropout)
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name in {"gain_init", "gate_init"} - {FUSIONS[self.kind][1]}:
             if (value := getattr(self, name)) != defaults[name]:
@@ -144,12 +146,16 @@ class FusionConfig:
                     f"base.fusion.{name}={value} has no effect with base.fusion.kind="
                     f"{self.kind!r}; leave it out, or change the kind"
                 )
-        if not all(0 <= share < 1 for share in self.dropout):
-            raise ValueError(f"base.fusion.dropout={self.dropout} must be two shares in [0, 1)")
-        if not 0.01 <= self.gate_init <= 0.99:
+        if not (are_numbers(self.dropout, 2) and all(0 <= share < 1 for share in self.dropout)):
+            raise ValueError(
+                f"base.fusion.dropout={self.dropout} must be two shares in [0, 1), as (0.1, 0.0)"
+            )
+        if not (is_number(self.gate_init) and 0.01 <= self.gate_init <= 0.99):
             raise ValueError(f"base.fusion.gate_init={self.gate_init} must be in [0.01, 0.99]")
-        if not all(map(math.isfinite, self.gain_init)):
-            raise ValueError(f"base.fusion.gain_init={self.gain_init} must be two finite numbers")
+        if not (are_numbers(self.gain_init, 2) and all(map(math.isfinite, self.gain_init))):
+            raise ValueError(
+                f"base.fusion.gain_init={self.gain_init} must be two finite numbers, as (0.5, 0.5)"
+            )
 
     def make(self, d_model: int, *, rngs: nnx.Rngs) -> Fusion:
         """The fusion, drawn."""

@@ -5,19 +5,20 @@ Source: arXiv 2405.21060, section 7; numbers as in its library, github.com/state
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from psann_jax.fields import are_numbers, as_tuple, is_number, is_whole
 from psann_jax.nn.linear import Linear
 from psann_jax.ops.conv import causal_conv, last_inputs
 from psann_jax.ops.ssd import ssd
 from psann_jax.seq import Seq
 from psann_jax.sharding import constrain
 
-_WHOLE = ("expand", "head_dim", "d_state", "n_groups", "kernel")
+_WHOLE = {"expand": 2, "head_dim": 64, "d_state": 64, "n_groups": 1, "kernel": 4}  # and usual ones
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,17 +35,21 @@ class Mamba2Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
-        for name in _WHOLE:
+        for name, usual in _WHOLE.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value < 1):
-                raise ValueError(f"base.mamba.{name}={value} must be a positive whole number")
-        low, high = self.dt_limit
-        if not (math.isfinite(low) and low >= 0) or (high is not None and not high > low):
+            if value is None and name == "head_dim":
+                continue
+            if not is_whole(value) or value < 1:
+                raise ValueError(
+                    f"base.mamba.{name}={value!r} must be a positive whole number, as {usual}"
+                )
+        self.dt_limit = as_tuple(self.dt_limit)
+        if not _rising(self.dt_limit):
             raise ValueError(
                 f"base.mamba.dt_limit={self.dt_limit} must be two rising numbers from 0, "
                 "or a number and None; (0.0, None) limits nothing"
             )
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+        if not (is_number(self.norm_eps) and math.isfinite(self.norm_eps) and self.norm_eps > 0):
             raise ValueError(f"base.mamba.norm_eps={self.norm_eps} must be positive, as 1e-5")
 
     def heads(self, d_model: int) -> tuple[int, int]:
@@ -66,6 +71,13 @@ class Mamba2Config:
                 "(expand * d_model / head_dim); n_groups=1 does"
             )
         return d_inner // size, size
+
+
+def _rising(limit: Any) -> bool:
+    if not isinstance(limit, tuple) or len(limit) != 2:
+        return False
+    low, high = limit[0], math.inf if limit[1] is None else limit[1]
+    return are_numbers((low, high), 2) and math.isfinite(low) and 0 <= low < high
 
 
 def nearest_divisor(n: int, wanted: int) -> int:
@@ -105,7 +117,13 @@ class Mamba2(nnx.Module):
         # The library projects once. Apart, the wide parts can be cut by heads; the others, which
         # all heads share or which are as narrow as the heads are few, stay whole.
         def linear(d_in, d_out, axes, scale=1.0):
-            return Linear(d_in, d_out, axes, init=_uniform(scale), bias=config.bias, rngs=rngs)
+            layer = Linear(d_in, d_out, axes, init=_uniform(scale), bias=config.bias, rngs=rngs)
+            if layer.bias is not None:  # the library scales no bias by depth
+                limit = d_in**-0.5
+                layer.bias[...] = jax.random.uniform(
+                    rngs.params(), (d_out,), minval=-limit, maxval=limit
+                )
+            return layer
 
         self.z = linear(d_model, d_inner, ("embed", "heads"))
         self.x = linear(d_model, d_inner, ("embed", "heads"))

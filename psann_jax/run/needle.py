@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from psann_jax.data import DataConfig, Rows, Tokenizer
-from psann_jax.evals.needle import DIGITS, Haystack
+from psann_jax.evals.needle import DIGITS, Form, Haystack
 from psann_jax.evals.needle_plot import plot_needles
 from psann_jax.evals.needle_read import said_right
 from psann_jax.evals.needle_report import Cell, NeedleReport, acceptance, cell, promotion
@@ -40,7 +40,8 @@ def measure_needles(
     """Scores a run at `step`, or a saved model, at each length and depth.
 
     Args:
-      report: is told each length's score, and where the filler is not the run's own text.
+      report: is told each length's score, where the filler is not the run's own text, and where
+        needles are of other characters than usual.
       lengths: exact lengths of the prompts, in tokens with BOS.
       depths: percent of the filler before the needle; 100 is right before the query.
       trials: prompts a cell.
@@ -55,6 +56,12 @@ def measure_needles(
     saved = load_saved(path, step)
     found, tokenizer = _filler(path, saved, text, report)
     haystack = Haystack(tokenizer, _ids(found.rows, tokenizer), digits)
+    if haystack.form != Form():
+        example = "".join(haystack.form.parts("KEY", "VALUE"))
+        report.line(
+            f"the vocabulary lacks some of the usual characters; needles are {example!r} with keys "
+            f"of {haystack.form.letters} and values of {haystack.form.digits}"
+        )
     cells: list[Cell] = []
     for length in lengths:
         prompts = list(haystack.prompts(length, depths, trials, seed))

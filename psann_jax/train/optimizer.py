@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from psann_jax.fields import nearest
+from psann_jax.fields import is_number, nearest
 from psann_jax.model import decaying, rates
 
 WARMUP_SHARE = 0.05  # of the run, where warmup_steps is not given
@@ -52,11 +52,25 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"optimizer.{name}={value} must be in [0, 1)")
-        for name, factor in self.lr_factors:
-            if not (math.isfinite(factor) and factor >= 0):
-                raise ValueError(f"optimizer.lr_factors: {name!r} has {factor}; give 0 or more")
+        self._check_factors()
         if self.decay not in ("matrices", "all"):
             raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
+
+    def _check_factors(self) -> None:
+        pairs = self.lr_factors
+        if not (isinstance(pairs, (tuple, list)) and all(map(_is_factor, pairs))):
+            raise ValueError(
+                f"optimizer.lr_factors={pairs!r} must be pairs of a part and its factor, as "
+                '(("mamba", 0.5),)'
+            )
+        for name, factor in pairs:
+            if not (math.isfinite(factor) and factor >= 0):
+                raise ValueError(f"optimizer.lr_factors: {name!r} has {factor}; give 0 or more")
+
+
+def _is_factor(pair: Any) -> bool:
+    shaped = isinstance(pair, (tuple, list)) and len(pair) == 2
+    return shaped and isinstance(pair[0], str) and is_number(pair[1])
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

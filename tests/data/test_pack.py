@@ -20,7 +20,7 @@ def batch_of(lengths, max_length, packed=True, group=3, cut=None):
     blocks.append(packer.finish())
     dtype = record_dtype(max_length, 1000)
     records = [record for block in blocks for record in to_records(block, 0, dtype)]
-    return to_batch(from_records(records, dtype)), ids
+    return to_batch(from_records(records, dtype), BOS), ids
 
 
 def cut_up(ids, cut):
@@ -98,6 +98,36 @@ def test_bos_of_the_next_document_has_no_weight():
     batch, _ = batch_of([2, 2], max_length=7)
     assert batch.targets[0].tolist() == [4, 5, EOS, BOS, 6, 7, EOS]
     assert batch.weights[0].tolist() == [1, 1, 1, 0, 1, 1, 1]
+
+
+def test_rows_know_the_eos_of_the_text_however_it_is_cut():
+    text = np.array([5, EOS, 6, 7, EOS, EOS, 8], np.int32)
+    for cut in range(1, 8):
+        for max_length in range(1, 12):
+            packer = Packer(max_length, True, PAD, BOS, EOS, ends_in_text=True)
+            blocks = [packer.add([part]) for part in cut_up(text, cut)] + [packer.finish()]
+            dtype = record_dtype(max_length, 1000)
+            records = [record for block in blocks for record in to_records(block, 0, dtype)]
+            batch = to_batch(from_records(records, dtype), BOS, goes_on=True)
+            tokens = np.array([BOS, *text, EOS])
+            begins = [t == 0 or tokens[t - 1] == EOS for t in range(len(tokens) - 1)]
+            assert (batch.positions[batch.weights > 0] == 0).tolist() == begins
+            assert batch.targets[batch.weights > 0].tolist() == tokens[1:].tolist()
+            assert packer.targets == len(tokens) - 1
+            assert {*np.concatenate([block.documents for block in blocks]).tolist()} == {0}
+
+
+def test_eos_of_the_text_begins_no_row_of_its_own():
+    packer = Packer(8, False, PAD, BOS, EOS, ends_in_text=True)
+    block = packer.add([Part(np.array([5, EOS, 6], np.int32)), Part(np.array([7], np.int32))])
+    assert block.tokens[:, :5].tolist() == [[BOS, 5, EOS, 6, EOS], [BOS, 7, EOS, PAD, PAD]]
+    assert block.documents.tolist() == [0, 1]
+
+
+def test_without_eos_in_text_the_same_id_starts_nothing():
+    packer = Packer(8, True, PAD, BOS, EOS)
+    packer.add([Part(np.array([5, EOS, 6], np.int32))])
+    assert packer.finish().starts.sum() == 1
 
 
 def test_batch_has_the_documented_dtypes():

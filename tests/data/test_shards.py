@@ -20,8 +20,8 @@ def shard(corpus, tmp_path):
 
 
 def read_all(shard, corpus):
-    size = {"max_length": 32, "vocab_size": corpus.tokenizer.vocab_size, "pad_id": 0}
-    rows = Rows([shard], len(corpus.train), **size)
+    size = {"max_length": 32, "vocab_size": corpus.tokenizer.vocab_size}
+    rows = Rows([shard], len(corpus.train), pad_id=0, bos_id=1, **size)
     return rows.batch(np.arange(len(rows)))
 
 

@@ -49,6 +49,32 @@ def test_a_damaged_model_is_refused(tmp_path, content):
         data.load_tokenizer(tmp_path / "model")
 
 
+def test_a_segment_begins_after_each_eos_of_the_text(make_config):
+    """Its first token is foretold from that eos, unless it is a bos that the text spells too."""
+    config = make_config(tokenizer="groundthink-char", max_length=16)
+    corpus = data.prepare(config, ["ab<|eos|>ba<|eos|><|bos|>b"])
+    batch = corpus.train.batch([0])
+    a, b = corpus.tokenizer.encode("ab")
+    assert batch.inputs[0, :9].tolist() == [2, a, b, 3, b, a, 3, 2, b]
+    assert batch.segments[0].tolist() == [1] * 4 + [2] * 3 + [3] * 3 + [0] * 6
+    assert batch.positions[0, :9].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1]
+    assert batch.weights[0, :9].tolist() == [1, 1, 1, 1, 1, 1, 0, 1, 1]
+    assert corpus.meta.train.tokens == batch.weights.sum()
+
+
+def test_a_track_that_goes_on_after_an_eos_of_the_text_starts_afresh(make_config):
+    config = make_config(tokenizer="groundthink-char", max_length=4)
+    rows = data.prepare(config, ["abb<|eos|>aabbaab"]).train
+    steps = list(data.batches(rows, batch_rows=1, seed=0, order="tracks", epochs=1))
+    assert (
+        steps[0].targets[0, -1] == 3
+    )  # the last token stored is the eos, and the next row's first
+    assert [batch.positions[0].tolist() for batch in steps[:2]] == [[0, 1, 2, 3], [1, 0, 1, 2]]
+    early = data.prepare(config, ["ab<|eos|>aabbaab"]).train
+    steps = list(data.batches(early, batch_rows=1, seed=0, order="tracks", epochs=1))
+    assert steps[1].positions[0].tolist() == [0, 1, 2, 3]
+
+
 def test_the_fit_misses_no_rare_character(make_config):
     texts = ["a" * 5000 + "\n" for _ in range(20)]
     texts[13] += "§"

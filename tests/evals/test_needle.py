@@ -16,7 +16,7 @@ import pytest
 from psann_jax import bases
 from psann_jax.cli import verbs
 from psann_jax.data import fit_tokenizer
-from psann_jax.evals.needle import Haystack
+from psann_jax.evals.needle import Form, Haystack
 from psann_jax.evals.needle_read import said_right
 from psann_jax.evals.needle_report import (
     ACCEPTANCE,
@@ -272,3 +272,56 @@ def test_bad_input_is_one_line_and_exit_code_2(saved, flags, said, capsys):
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(err) == 1
     assert said in err[0]
+
+
+def _written(alphabet):
+    """A tokenizer that can write these characters alone, and a haystack of them."""
+    tokenizer = fit_tokenizer("groundthink-char", [alphabet], 200)
+    return tokenizer, Haystack(tokenizer, tokenizer.encode("and so to bed. "), 3)
+
+
+def test_a_vocabulary_without_digits_has_other_values():
+    letters = string.ascii_letters
+    tokenizer, haystack = _written(f"\n !$&',-.3:;?{letters}")  # Shakespeare's, without "="
+    assert (haystack.form.digits, haystack.form.sign) == ("abcdefghij", ":")
+    assert haystack.chance == 1 / len(haystack.values) == 1 / 999  # "bed" is there
+    for prompt in haystack.prompts(64, DEPTHS, trials=3, seed=0):
+        text = tokenizer.decode([*prompt.tokens, *prompt.answer])
+        assert re.fullmatch(r"(?s).*\n([A-Z]{2}):([a-j]{3})\n.*\n\1:\2", text)
+        assert tokenizer.unk_id not in prompt.tokens
+
+
+def test_values_of_letters_are_not_those_of_the_filler():
+    tokenizer, _ = _written(string.ascii_letters + " =\n.")
+    haystack = Haystack(tokenizer, tokenizer.encode("a bed and a cab "), 3)
+    assert {"bed", "cab"}.isdisjoint(haystack.values)
+    assert haystack.chance == 1 / 998
+
+
+def test_keys_are_small_letters_where_no_capital_can_be_written():
+    _, haystack = _written(string.ascii_lowercase + string.digits + " =.")
+    assert haystack.form == Form(letters=string.ascii_lowercase, edge=" ")
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "lacking"),
+    [
+        ("ab .=\n", "cannot write letters, of which"),
+        (string.ascii_letters, "cannot write a sign as =, a newline or space, of which"),
+    ],
+)
+def test_a_vocabulary_that_cannot_write_needles_is_refused(alphabet, lacking):
+    with pytest.raises(ValueError, match=lacking):
+        _written(alphabet)
+
+
+def test_a_filler_with_every_key_is_refused_and_not_searched_forever():
+    letters = "AB"
+    tokenizer = fit_tokenizer("groundthink-char", [letters + string.digits + "=\n"], 200)
+    filler = "".join(f"{a}{b}=" for a in letters for b in letters)
+    with pytest.raises(ValueError, match="holds every key of 2 of the letters AB with '='.*--text"):
+        Haystack(tokenizer, tokenizer.encode(filler), 3)
+
+
+def test_the_usual_characters_are_used_where_they_can_be(tokenizer):
+    assert _haystack(tokenizer).form == Form()

@@ -9,7 +9,7 @@ from psann_jax.model import parameter_count
 C, D_INNER, H, G, N = 6, 12, 3, 1, 5
 
 
-def _arrays(**other):
+def _arrays(*, H=H, G=G, N=N, **other):
     convolved, rng = D_INNER + 2 * G * N, np.random.default_rng(0)
     shapes = {
         "in_proj": (C, D_INNER + convolved + H),
@@ -59,3 +59,45 @@ def test_missing_arrays_are_named():
     del arrays["D"]
     with pytest.raises(ValueError, match="lack D"):
         mamba2_layer(arrays, {})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dims": {"G": 2, "N": 6}},
+        {"dims": {"G": 2}, "dt_limit": None},
+        {"dims": {"N": 6}},
+        {"G": 2},
+        {"n_groups": 2, "dt_limit": [0, None]},
+        {"ngroups": 2},
+        {"d_state": 6},
+        {"N": 6, "n_groups": 2},
+    ],
+)
+def test_groups_may_be_told_in_many_ways(config):
+    made = mamba2_layer(_arrays(H=4, G=2, N=6), config).config
+    assert (made.n_groups, made.d_state, made.dt_limit) == (2, 6, (0.0, None))
+
+
+def test_no_config_will_do_where_shapes_allow_one_reading():
+    assert mamba2_layer(_arrays(), None).config.n_groups == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, r"B is 12 features wide, which may be 1, 2, 4 groups; give n_groups \(or d_state"),
+        ({"n_groups": 3}, "n_groups=3 and d_state=None do not fit.*may be 1, 2, 4"),
+        ({"n_groups": 2, "d_state": 12}, "n_groups=2 and d_state=12 do not fit"),
+        ({"n_groups": 2, "G": 4}, "config has n_groups=2, G=4; give one"),
+        ({"n_groups": 0}, "config has n_groups=0"),
+    ],
+)
+def test_groups_are_never_guessed(config, said):
+    with pytest.raises(ValueError, match=said):
+        mamba2_layer(_arrays(H=4, G=2, N=6), config)
+
+
+def test_sizes_of_no_layer_are_refused():
+    with pytest.raises(ValueError, match=r"conv_w of shape \(13, 4\).* are of no Mamba-2 layer"):
+        mamba2_layer(_arrays(conv_w=(13, 4)), None)

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from psann_jax.interop.groundthink import rwkv6_channelmix, rwkv6_layer
+from psann_jax.seq import Seq
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "groundthink"
 
@@ -54,3 +57,36 @@ def test_channel_mix_reads_its_width():
     with np.load(GOLDEN / "rwkv6_channelmix.npz") as file:
         layer = rwkv6_channelmix(dict(file))
     assert layer.k.kernel.shape == (24, 80)
+
+
+@pytest.mark.parametrize(
+    "config", [{"dims": {"H": 4}}, {"dims": {"N": 8}}, {"head_size": 8}, {"n_heads": 4, "N": 8}]
+)
+def test_heads_of_a_flat_bonus_may_be_told_in_many_ways(arrays, config):
+    assert rwkv6_layer(arrays | {"W/u": arrays["W/u"].reshape(-1)}, config).n_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "config"),
+    [
+        ((2, 16), {"n_heads": 4}),
+        ((2, 16), {"head_size": 32}),
+        ((32,), {"head_size": 5}),
+        ((32,), {"n_heads": 2, "head_size": 8}),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(arrays, shape, config):
+    bonus = arrays["W/u"].reshape(shape)
+    with pytest.raises(ValueError, match=r"u has shape .*is not that of n_heads="):
+        rwkv6_layer(arrays | {"W/u": bonus}, config)
+
+
+def test_gradients_flow_to_every_array(arrays):
+    x = jax.random.normal(jax.random.key(0), (1, 6, 32))
+
+    def loss(arrays):
+        y, _ = rwkv6_layer(arrays)(x, Seq(jnp.arange(6)[None]))
+        return jnp.sum(y * y)
+
+    gradients = jax.grad(loss)({n: jnp.asarray(a, jnp.float32) for n, a in arrays.items()})
+    assert all(jnp.any(g != 0) for g in gradients.values())

@@ -133,8 +133,17 @@ def test_fusions_are_cut_over_a_mesh_by_their_features():
         ({"kind": "gate", "gate_init": 1.0}, r"gate_init=1.0 must be in \[0.01, 0.99\]"),
         ({"dropout": (0.0, 1.0)}, r"base.fusion.dropout=\(0.0, 1.0\)"),
         ({"gain_init": (0.5, float("nan"))}, "gain_init=.*finite"),
+        ({"gain_init": (0.5,)}, r"gain_init=\(0.5,\) must be two finite .* as \(0.5, 0.5\)"),
+        ({"gain_init": 0.5}, "gain_init=0.5 must be two finite numbers"),
+        ({"dropout": (0.1,)}, r"dropout=\(0.1,\) must be two shares .* as \(0.1, 0.0\)"),
+        ({"dropout": ("a", 0)}, "dropout=.* must be two shares"),
     ],
 )
 def test_a_bad_field_is_named(fields, said):
     with pytest.raises(ValueError, match=said):
         FusionConfig(**fields)
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    assert FusionConfig(kind="gate", gain_init=[0.5, 0.5]) == FusionConfig(kind="gate")
+    assert FusionConfig(dropout=[0.1, 0.0]).dropout == (0.1, 0.0)

@@ -163,9 +163,20 @@ def test_weight_decay_leaves_the_recurrences_numbers_alone():
         ({"head_dim": 48}, r"head_dim=48 does not divide .* 2 \* 32 = 64; head_dim=32 does"),
         ({"head_dim": 16, "n_groups": 3}, "n_groups=3 does not divide the 4 heads"),
         ({"dt_limit": (0.1, 0.01)}, r"dt_limit=\(0.1, 0.01\) must be two rising numbers"),
+        ({"dt_limit": (0.0,)}, r"dt_limit=\(0.0,\) must be two rising .*\(0.0, None\) limits"),
+        ({"dt_limit": 0.1}, "dt_limit=0.1 must be two rising numbers"),
+        ({"d_state": 2.5}, "d_state=2.5 must be a positive whole number, as 64"),
+        ({"n_groups": None}, "n_groups=None must be a positive whole number, as 1"),
         ({"norm_eps": 0.0}, "base.mamba.norm_eps=0.0 must be positive"),
     ],
 )
 def test_a_bad_size_is_named_with_a_way_out(fields, said):
     with pytest.raises(ValueError, match=said):
         Mamba2(32, config=Mamba2Config(**fields), n_layers=1, rngs=nnx.Rngs(0))
+
+
+def test_biases_of_projections_start_uniform_by_their_inputs():
+    layer = Mamba2(32, config=Mamba2Config(head_dim=4, bias=True), n_layers=4, rngs=nnx.Rngs(0))
+    for part, inputs in ((layer.z, 32), (layer.bc, 32), (layer.dt, 32), (layer.out, 64)):
+        spread = np.abs(part.bias[...]).max() * inputs**0.5
+        assert 0.5 < spread <= 1.0

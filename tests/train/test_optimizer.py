@@ -152,6 +152,9 @@ def test_weights_after_four_updates_are_those_of_torch(trajectory):
         ({"weight_decay": -0.1}, "optimizer.weight_decay=-0.1"),
         ({"b2": 1.0}, "optimizer.b2=1.0"),
         ({"grad_clip": -1.0}, "optimizer.grad_clip=-1.0"),
+        ({"lr_factors": {"mamba": 0.5}}, r"lr_factors=\{'mamba': 0.5\} must be pairs .* as \(\("),
+        ({"lr_factors": (("mamba",),)}, r"lr_factors=\(\('mamba',\),\) must be pairs"),
+        ({"lr_factors": (("mamba", "x"),)}, "lr_factors=.* must be pairs"),
         ({"decay": "some"}, "optimizer.decay='some' must be one of matrices, all"),
     ],
 )
