@@ -46,10 +46,16 @@ from psann_jax.model import LM  # noqa: E402
 from psann_jax.nn.mlp import MLP  # noqa: E402
 from psann_jax.nn.sine import SineConfig  # noqa: E402
 from psann_jax.nn.wave import Wave  # noqa: E402
+from psann_jax.ops import ssd, wkv6  # noqa: E402
 
 # The same examples every time, and no clock: a busy machine must not fail a test.
 settings.register_profile("tests", max_examples=25, deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
+
+# Rows of a dozen tokens are then several chunks, and several of what is computed at once; and
+# the fewer levels of a chunk compile in half the time. tests/ops has the sizes of real use.
+wkv6._SIZES["cpu"] = (4, 8)
+ssd.CHUNK = 4
 
 GOLDEN = Path(__file__).parent / "golden" / "psannlm"
 TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 32}
@@ -119,6 +125,13 @@ def one_device():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    """A compiled program holds several memory maps, and the kernel grants 65,530 of them."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

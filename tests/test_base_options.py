@@ -141,7 +141,7 @@ def _forms(model, scanned, tokens, changed, packed):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_base_keeps_its_promises_whatever_its_options(name):
-    @settings(max_examples=3)
+    @settings(max_examples=2)
     @given(_bases(name))
     def check(base):
         model = LM(base, rngs=nnx.Rngs(0))

@@ -21,6 +21,11 @@ FORMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _size_of_real_use(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 64)
+
+
 def _far(ours, theirs):
     """The largest difference, relative to the largest number."""
     theirs = np.asarray(theirs, np.float64)

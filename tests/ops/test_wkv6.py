@@ -26,6 +26,11 @@ DECAYS = {  # ranges of ww, log_decay = -exp(ww)
 }
 
 
+@pytest.fixture(autouse=True)
+def _sizes_of_real_use(monkeypatch):
+    monkeypatch.setitem(module._SIZES, "cpu", (32, 32))
+
+
 def _off(value, wanted):
     """The largest difference as a share of the largest value."""
     return np.max(np.abs(np.asarray(value, np.float64) - wanted)) / np.max(np.abs(wanted))
