@@ -120,7 +120,7 @@ def trained(name: str, seed: int, args: argparse.Namespace) -> None:
         "tokens_per_s": speeds[len(speeds) // 2],
         "grad_ratio": rows[-1].get("grad_ratio"),
         "curve": [{key: row[key] for key in CURVE if key in row} for row in rows],
-        "environment": describe(),
+        "environment": {k: v for k, v in describe().items() if k != "command"},
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
