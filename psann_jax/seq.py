@@ -21,6 +21,8 @@ class Seq:
 
     A token sees the tokens of its own segment that come before it. Positions count from 0
     inside a segment, so `position == 0` is where recurrences and convolutions start afresh.
+    Padding may stand before a document's first token or after its last; tokens that go on from a
+    state have none before them.
 
     Attributes:
       positions: [B, T] or [1, T] int32.
