@@ -98,12 +98,8 @@ def tiny():
 
 
 @dataclasses.dataclass(kw_only=True)
-class Waves(bases.Base):
+class Waves(bases.Recurrent):
     """The least of a base whose states have a fixed size: a causal convolution and an MLP."""
-
-    positions = ("none",)
-    recurrent = True
-    positional_encoding: str = "none"
 
     def pattern(self):
         wave = functools.partial(Wave, kernel=3, dilation=4, act="gelu", sine=SineConfig())

@@ -22,16 +22,14 @@ from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import init_state
 from psann_jax.train.step import eval_step, jit_train_step
 
-DEFAULTS = {"preset": "5M", "batch": 8, "length": 64, "steps": 100, "learning_rate": 3e-4}
-
 
 def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--preset", default=DEFAULTS["preset"], help="as bases.preset knows them")
+    p.add_argument("--preset", default="5M", help="as bases.preset knows them")
     p.add_argument("--n-layers", type=int, help="in place of the preset's")
-    p.add_argument("--batch", type=int, default=DEFAULTS["batch"], help="rows a step")
-    p.add_argument("--length", type=int, default=DEFAULTS["length"], help="tokens a row")
-    p.add_argument("--steps", type=int, default=DEFAULTS["steps"], help="of B3")
-    p.add_argument("--learning-rate", type=float, default=DEFAULTS["learning_rate"])
+    p.add_argument("--batch", type=int, default=8, help="rows a step")
+    p.add_argument("--length", type=int, default=64, help="tokens a row")
+    p.add_argument("--steps", type=int, default=100, help="of B3")
+    p.add_argument("--learning-rate", type=float, default=3e-4)
     p.add_argument("--text", type=Path, nargs="*", default=(), help="files; none: embedded text")
 
 
@@ -42,8 +40,7 @@ class Setup:
         self.corpus = prepare(
             DataConfig(
                 sources=tuple(map(str, args.text)),
-                tokenizer="char",
-                vocab_size=512,
+                tokenizer="groundthink-char",
                 max_length=args.length,
                 val_split=0.0,
             )

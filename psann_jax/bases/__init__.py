@@ -5,6 +5,7 @@ from psann_jax.bases.geosparse import GeoSparse
 from psann_jax.bases.groundthink import GroundThink
 from psann_jax.bases.mamba2 import Mamba2LM
 from psann_jax.bases.presets import list_presets, preset
+from psann_jax.bases.recurrent import Recurrent
 from psann_jax.bases.registry import elsewhere, from_tree, get, name_of, names, register, to_tree
 from psann_jax.bases.respsann import ResPSANN
 from psann_jax.bases.rwkv6 import RWKV6
@@ -17,6 +18,7 @@ __all__ = [
     "GeoSparse",
     "GroundThink",
     "RWKV6",
+    "Recurrent",
     "Mamba2LM",
     "ResPSANN",
     "SGRPSANN",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psann_jax.evals.figure import empty_figure
 from psann_jax.evals.needle_report import NeedleReport
 
 _CELL = 0.75, 0.55  # inches
@@ -17,16 +18,10 @@ def plot_needles(report: NeedleReport, path: Path) -> None:
     Raises:
       ValueError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # of no backend: needs no display, keeps no state
-    except ImportError:
-        raise ValueError(
-            f"{path} is not drawn: matplotlib is not installed; pip install matplotlib"
-        ) from None
     lengths, depths = report.lengths, report.depths
     scores = np.array([[report.at(n, d).score for n in lengths] for d in depths])  # [depths, n]
     size = 2.2 + _CELL[0] * len(lengths), 1.9 + _CELL[1] * len(depths)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = empty_figure(path, size)
     axes = figure.subplots()
     axes.imshow(scores, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")  # a line shows on 1.0
     for (row, column), score in np.ndenumerate(scores):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from psann_jax.evals.figure import empty_figure
 from psann_jax.evals.sine_report import Histogram, History, SineHistory, SineReport
 
 LABELS = {
@@ -30,17 +31,11 @@ def plot_sines(report: SineReport, path: Path) -> None:
     Raises:
       ValueError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # of no backend: needs no display, keeps no state
-    except ImportError:
-        raise ValueError(
-            f"{path} is not drawn: matplotlib is not installed; pip install matplotlib"
-        ) from None
     holders = list(dict.fromkeys(s.holder for s in report.sines))
     rows = [[s for s in report.sines if s.holder == holder] for holder in holders]
     heights = [max(_LEAST, _RIDGE * len(row)) for row in rows]
     size = _WIDTH * len(LABELS), sum(heights) + 0.4 * len(rows) + 1.0
-    figure = Figure(figsize=size, layout="constrained")
+    figure = empty_figure(path, size)
     panels = figure.subplots(
         len(rows), len(LABELS), squeeze=False, sharex="col", height_ratios=heights
     )

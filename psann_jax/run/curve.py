@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from psann_jax.evals.figure import empty_figure
+
 
 def plot_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes training and validation loss over steps, nats a token, as PNG."""
-    from matplotlib.figure import Figure  # of no backend: needs no display, keeps no state
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = empty_figure(path, (7, 4))
     axes = figure.subplots()
     for key, label, color, marker in (
         ("loss", "training", "0.55", ""),

@@ -68,7 +68,9 @@ def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
         data = dataclasses.replace(data, **chosen)
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files with --text")
-    return _gates(run.config, prepare(data), run.model, read_metrics(workdir.metrics))
+    rows, corpus = read_metrics(workdir.metrics), prepare(data)
+    counted = None if sources else corpus  # the run's losses are of its own text
+    return _gates(run.config, corpus, run.model, gates_run.training(rows, _unigram(counted)), rows)
 
 
 def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
@@ -90,10 +92,19 @@ def _of_preset(base, sources, steps: int, report: Report) -> list[gates.Gate]:
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
     outcome = train(config, dataclasses.replace(corpus, val=None), plan, report=report)
-    return _gates(config, corpus, outcome.model, outcome.rows)
+    learnt = gates_run.training(outcome.rows, _unigram(corpus))
+    return _gates(config, corpus, outcome.model, learnt, outcome.rows)
 
 
-def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> list[gates.Gate]:
+def _unigram(corpus: Corpus | None) -> float | None:
+    if corpus is None:
+        return None
+    return unigram_nats(corpus.train, corpus.tokenizer.vocab_size)
+
+
+def _gates(
+    config: Config, corpus: Corpus, model: LM, learnt: gates.Gate, metrics: list[dict]
+) -> list[gates.Gate]:
     rows = corpus.val if corpus.val and len(corpus.val) > 1 else corpus.train
     inputs, targets = _probe(rows)
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
@@ -102,7 +113,7 @@ def _gates(config: Config, corpus: Corpus, model: LM, metrics: list[dict]) -> li
             kernels(),
             gates.forward(model, inputs),
             gates.entropy(fresh, inputs, targets),
-            gates_run.training(metrics, unigram_nats(corpus.train, corpus.tokenizer.vocab_size)),
+            learnt,
             _states(config, model, inputs),
             gates_run.balance(metrics, config.base.branches),
         ]
