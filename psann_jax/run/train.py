@@ -10,6 +10,7 @@ from psann_jax.config import Config
 from psann_jax.data import Corpus, batches
 from psann_jax.model import LM, LMState
 from psann_jax.run.environment import memory_bytes
+from psann_jax.run.guard import Guard, repeated
 from psann_jax.run.meters import Balance, Clock
 from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report, duration
@@ -50,6 +51,7 @@ def train(
 
     Raises:
       Preempted: SIGTERM or SIGINT came; the step is saved where there is a workdir.
+      NotFinite: train.max_skipped_steps steps in a row had no finite loss or gradient.
     """
     with jax.set_mesh(plan.mesh), StopSignal() as stop, report:
         loop = _Loop(config, corpus, plan, report, workdir, model)
@@ -64,7 +66,7 @@ class _Loop:
 
     def __init__(self, config, corpus, plan, report, workdir, model):
         self.config, self.corpus, self.plan, self.report = config, corpus, plan, report
-        optimizer = make_optimizer(config.optimizer, plan.steps)
+        self.optimizer = optimizer = make_optimizer(config.optimizer, plan.steps)
         self.state, where = init_state(
             lambda rngs: LM(config.base, rngs=rngs),
             optimizer,
@@ -89,6 +91,7 @@ class _Loop:
         self.first = 1
         if workdir:
             self._resume(workdir)
+        self.guard = Guard(config, corpus, plan, report, workdir, int(self.state.skipped))
         self.clock = Clock()
 
     def _first_states(self, model: LM) -> LMState:
@@ -116,6 +119,8 @@ class _Loop:
                 self._compile(batch)
                 self.clock.resume()
             self.state, metrics = self.train_step(self.state, batch)
+            if self.config.train.debug_nans and int(metrics["skipped"]) > self.guard.skipped:
+                repeated(self.state, batch, self.optimizer, self.config, self.report)
             self._finish(pending)
             pending = step, metrics
             asked = stop.asked
@@ -163,6 +168,7 @@ class _Loop:
         step, metrics = pending
         jax.block_until_ready(metrics)
         self.clock.tick()
+        self.guard.check(step, metrics)
         self.balance.add(metrics)
         self.report.step(step)
         if step == self.first + 2:
@@ -198,12 +204,13 @@ class _Loop:
             "step": step,
             "loss": loss,
             "ppl": perplexity(loss),
-            "lr": float(np.asarray(self.rate(step - 1))),
+            "lr": float(np.asarray(self.rate(step - 1 - self.guard.skipped))),
             "grad_norm": float(metrics["grad_norm"]),
             "tokens": int(metrics["tokens"]),
             "tokens_per_s": float(metrics["tokens"]) / seconds,
             "step_seconds": seconds,
             "memory_bytes": memory_bytes(),
+            "skipped_steps": self.guard.skipped,
             **self.balance.taken(),
         }
 

@@ -23,6 +23,8 @@ FREE = {
     "train.save_interval_steps",
     "train.keep_checkpoints",
     "train.sample_tokens",
+    "train.max_skipped_steps",
+    "train.debug_nans",
     "train.ngram_baselines",
 }
 LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule from here on

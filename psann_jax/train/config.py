@@ -19,11 +19,13 @@ class TrainConfig:
     save_interval_steps: int = 500  # 0: only at the end
     keep_checkpoints: int = 3  # the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
+    max_skipped_steps: int = 10  # so many steps in a row without a finite loss end the run
+    debug_nans: bool = False  # repeat a skipped step slowly, up to the operation that gave NaN
     ngram_baselines: bool = False  # at the end, compare with n-gram models of the same tokens
 
     def __post_init__(self):
         positive = ("epochs", "batch_tokens", "grad_accum_steps", "log_interval_steps")
-        for name in ("steps", *positive, "keep_checkpoints"):
+        for name in ("steps", *positive, "keep_checkpoints", "max_skipped_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name}={value} must be at least 1")

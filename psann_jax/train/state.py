@@ -18,11 +18,12 @@ from psann_jax.model import LMState, trainable
 class TrainState:
     """A pure pytree. The place in the data is a function of `step`, so it is not in here."""
 
-    step: jax.Array  # [] int32, updates done
+    step: jax.Array  # [] int32, steps done, those that were skipped included
     model: Any  # an nnx.Module used as a pytree; every leaf a float32 Param, or an int32 Table
     opt_state: optax.OptState
     key: jax.Array  # [] PRNG key; folded with `step`, never split
     carry: LMState | None = None  # of each row, where rows go on from step to step
+    skipped: jax.Array = dataclasses.field(default_factory=lambda: jnp.int32(0))  # steps
 
 
 def init_state(
@@ -50,7 +51,8 @@ def init_state(
         fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
         model = fresh if model is None else _with_leaves_of(fresh, model)
         carry = make_carry(model) if make_carry else None
-        return TrainState(jnp.int32(0), model, optimizer.init(trainable(model)), step_key, carry)
+        opt_state, zero = optimizer.init(trainable(model)), jnp.int32(0)
+        return TrainState(zero, model, opt_state, step_key, carry, skipped=zero)
 
     key = jax.random.key(seed)
     like = jax.eval_shape(init, key, model)

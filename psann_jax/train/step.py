@@ -58,6 +58,9 @@ def train_step(
     The loss is the mean over all weighted tokens of the whole batch, however they are spread
     over the micro-batches; so is the gradient. Where the state has a carry, the rows go on from it,
     and the gradient ends at their first token (truncated backpropagation through time).
+
+    Where the loss or the gradient is no finite number, the step is counted and skipped: weights,
+    moments and carry stay as they were.
     `branches` are modules whose gradients are told apart in the metrics, as Base.branches.
     """
     step_key = jax.random.fold_in(state.key, state.step)
@@ -88,11 +91,19 @@ def train_step(
     tokens = jnp.sum(batch.weights)
     share = 1.0 / jnp.maximum(tokens, 1.0)
     grads = jax.tree.map(lambda g: g * share, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, weights)
-    model = with_trained(state.model, optax.apply_updates(weights, updates))
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     metrics |= {f"grad_rms_{name}": gradient_rms(grads, name) for name in branches}
-    return TrainState(state.step + 1, model, opt_state, state.key, carry), metrics
+    updates, opt_state = optimizer.update(grads, state.opt_state, weights)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    new = optax.apply_updates(weights, updates), opt_state, carry
+    old = weights, state.opt_state, state.carry
+    weights, opt_state, carry = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    metrics["skipped"] = state.skipped + jnp.where(good, 0, 1)
+    model = with_trained(state.model, weights)
+    after = TrainState(
+        state.step + 1, model, opt_state, state.key, carry, skipped=metrics["skipped"]
+    )
+    return after, metrics
 
 
 def gradient_rms(grads: Any, branch: str) -> jax.Array:

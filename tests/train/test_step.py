@@ -180,3 +180,18 @@ def test_the_key_is_folded_and_never_changes(tiny):
     state, _ = _step(_state(tiny()), _cut(_batch(), 1))
     same = jax.random.key_data(state.key) == jax.random.key_data(jax.random.key(0))
     assert bool(jnp.all(same))
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_but_the_counts(tiny):
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    model = tiny()
+    state = TrainState(jnp.int32(4), model, optimizer.init(model), jax.random.key(0))
+    weights = np.full((B, T), np.inf, "f")
+    step = jax.jit(lambda s, b: train_step(s, b, optimizer=optimizer))
+    after, metrics = step(state, _cut(_batch(weights=weights), 1))
+    assert not np.isfinite(metrics["loss"])
+    assert (int(after.step), int(after.skipped), int(metrics["skipped"])) == (5, 1, 1)
+    old, new = (jax.tree.leaves((s.model, s.opt_state)) for s in (state, after))
+    for o, n in zip(old, new, strict=True):
+        np.testing.assert_array_equal(n, o)
+    assert int(step(after, _cut(_batch(), 1))[0].skipped) == 1
