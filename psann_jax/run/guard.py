@@ -82,7 +82,7 @@ class Guard:
         documents = self.corpus.train.first_documents(rows)
         kept = ""
         if self.folder and jax.process_index() == 0:
-            kept = f", kept in {self._dump(step, rows, documents)}"
+            kept = f", kept in {self._dump(self.folder, step, rows, documents)}"
         return (
             f"step {step} is the last of {self.in_a_row} in a row that were skipped: its {what}. "
             f"Its rows: {_some(rows)}, of documents {_some(np.unique(documents))}{kept}. Lower "
@@ -98,8 +98,8 @@ class Guard:
         rows = row_order(n_rows, batch_rows, step - 1, data.seed, data.order, epochs)
         return rows[rows >= 0]
 
-    def _dump(self, step: int, rows: np.ndarray, documents: np.ndarray) -> Path:
-        path = self.folder / f"bad_batch_{step}.npz"
+    def _dump(self, folder: Path, step: int, rows: np.ndarray, documents: np.ndarray) -> Path:
+        path = folder / f"bad_batch_{step}.npz"
         batch = self.corpus.train.batch(rows)._asdict()
         np.savez_compressed(path, rows=rows, documents=documents, **batch)
         return path
