@@ -10,10 +10,12 @@ from typing import Any
 
 from flax import nnx
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# make_mesh makes Explicit axes unless told; we let XLA propagate the shardings.
+_AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
 RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
     "batch": ("data", "fsdp"),
@@ -38,20 +40,29 @@ def make_mesh(
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    sizes, devices = [data, fsdp, tensor], jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else devices
+    sizes = _sizes(data, fsdp, tensor, len(devices))
+    return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=_AXIS_TYPES)
+
+
+def abstract_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: int) -> AbstractMesh:
+    """The mesh over a number of devices that need not be here; errors as `make_mesh`."""
+    sizes = _sizes(data, fsdp, tensor, devices)
+    return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=_AXIS_TYPES)
+
+
+def _sizes(data: int, fsdp: int, tensor: int, devices: int) -> list[int]:
+    sizes = [data, fsdp, tensor]
     fixed = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
         raise ValueError(f"mesh {_named(sizes)}: sizes are positive, and one of them may be -1")
-    free, rest = divmod(len(devices), fixed)
+    free, rest = divmod(devices, fixed)
     if rest or (-1 not in sizes and free != 1):
         raise ValueError(
-            f"mesh {_named(sizes)} does not fit {len(devices)} devices: "
+            f"mesh {_named(sizes)} does not fit {devices} devices: "
             "the sizes must multiply to the number of devices; -1 takes what is left"
         )
-    # make_mesh makes Explicit axes unless told; we let XLA propagate the shardings.
-    axis_types = (AxisType.Auto,) * len(MESH_AXES)
-    sizes = [free if n == -1 else n for n in sizes]
-    return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=axis_types)
+    return [free if n == -1 else n for n in sizes]
 
 
 def _named(sizes: list[int]) -> str:
@@ -84,17 +95,17 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_ways(mesh: Mesh) -> int:
+def batch_ways(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices the rows of a batch are spread."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def weight_ways(mesh: Mesh) -> int:
+def weight_ways(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices a weight matrix is spread."""
     return mesh.shape["fsdp"] * mesh.shape["tensor"]
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Sharding of every leaf, read from each Param's `axes`; other leaves replicate.
 
     Stacked layers add leading dimensions in front of `axes`; those stay whole, so that
@@ -116,7 +127,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of, tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _check(name: str, shape: tuple[int, ...], where: P, mesh: Mesh) -> None:
+def _check(name: str, shape: tuple[int, ...], where: P, mesh: Mesh | AbstractMesh) -> None:
     used = [a for entry in where for a in ((entry,) if isinstance(entry, str) else entry or ())]
     if len(set(used)) < len(used):
         raise ValueError(f"{name} {shape}: sharding.RULES puts two of its axes on one of {used}")

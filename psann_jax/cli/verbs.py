@@ -5,6 +5,7 @@ from typing import Any
 
 from psann_jax.cli import (
     config,
+    dry_run,
     eval,
     export,
     gates,
@@ -26,7 +27,9 @@ _VERBS: dict[str, Any] = {
     "import": import_model,
     "export": export,
     "config": config,
+    "dry-run": dry_run,
 }
+_WITH_CONFIG_FLAGS = ("config", "dry-run")
 
 
 def main(argv: list[str]) -> int:
@@ -43,8 +46,8 @@ def main(argv: list[str]) -> int:
         summary = _summary(module.__doc__)
         module.add_arguments(verbs.add_parser(name, help=summary, description=summary))
     args, rest = parser.parse_known_args(argv)
-    if args.verb == "config":
-        return config.main(args, rest)
+    if args.verb in _WITH_CONFIG_FLAGS:
+        return _VERBS[args.verb].main(args, rest)
     if rest:
         parser.error(f"unknown argument {rest[0]!r}")
     return _VERBS[args.verb].main(args)

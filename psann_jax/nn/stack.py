@@ -42,8 +42,9 @@ class Stack(nnx.Module):
     """`repeats` copies of `pattern`, parameters stacked on a leading axis.
 
     Unrolled layers compile longer and run faster; scanned ones compile once whatever their
-    number. Both read the same parameters. Decoding takes `unrolled` layers, so that each state
-    keeps an array of its own, updated in place.
+    number. Layers that are recomputed (`remat`) are always scanned: XLA:CPU would merge unrolled
+    ones with what they recompute, and save nothing. Both read the same parameters. Decoding takes
+    `unrolled` layers, so that each state keeps an array of its own, updated in place.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Stack(nnx.Module):
 
         keys = jax.random.split(rngs.params(), repeats)
         self.layers = jax.vmap(period)(keys, jnp.arange(repeats))
-        self.repeats, self.scan, self.remat = repeats, scan, remat
+        self.repeats, self.scan, self.remat = repeats, scan or remat != "none", remat
 
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):
         """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
@@ -74,7 +75,7 @@ class Stack(nnx.Module):
             return _period(x, seq, index, sublayers, past)
 
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=not self.scan)
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
         if self.scan:
             past = None if states is None else jax.tree.map(lambda *s: jnp.stack(s), *states)
             x, new = jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers, past))

@@ -33,12 +33,16 @@ def linear_cross_entropy(
     return _loss(x, kernel, targets, weights, label_smoothing)
 
 
+def chunk_tokens(vocabulary: int) -> int:
+    """Tokens whose logits are held at once."""
+    budget = _CHUNK_BYTES.get(jax.default_backend(), _DEFAULT_CHUNK_BYTES)
+    return max(1, budget // (4 * vocabulary))
+
+
 def _chunked(x, kernel, targets, weights):
     """The three arrays cut along T (whole in B, so that shards of B stay where they are)."""
     batch, length = targets.shape
-    budget = _CHUNK_BYTES.get(jax.default_backend(), _DEFAULT_CHUNK_BYTES)
-    tokens = max(1, budget // (4 * kernel.shape[1]))
-    size = min(length, max(1, tokens // batch))
+    size = min(length, max(1, chunk_tokens(kernel.shape[1]) // batch))
     n = -(-length // size)
     size = -(-length // n)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 from flax import nnx
@@ -46,19 +47,37 @@ def init_state(
       ValueError: a parameter's size does not divide over the mesh.
     """
 
-    def init(key: jax.Array, model: Any) -> TrainState:
-        init_key, step_key = jax.random.split(key)
-        fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
-        model = fresh if model is None else _with_leaves_of(fresh, model)
-        carry = make_carry(model) if make_carry else None
-        opt_state, zero = optimizer.init(trainable(model)), jnp.int32(0)
-        return TrainState(zero, model, opt_state, step_key, carry, skipped=zero)
-
+    init = functools.partial(_initial, make_model, optimizer, make_carry)
     key = jax.random.key(seed)
-    like = jax.eval_shape(init, key, model)
-    where = sharding.shardings(like, mesh)
-    where = dataclasses.replace(where, carry=_rows_on(mesh, like.carry))
+    where = _placed(jax.eval_shape(init, key, model), mesh)
     return jax.jit(init, out_shardings=where)(key, model), where
+
+
+def abstract_state(
+    make_model: Callable[[nnx.Rngs], Any],
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    *,
+    make_carry: Callable[[Any], LMState] | None = None,
+) -> tuple[TrainState, TrainState]:
+    """What `init_state` would give on a mesh of devices that need not be here: shapes alone."""
+    init = functools.partial(_initial, make_model, optimizer, make_carry)
+    like = jax.eval_shape(init, jax.random.key(0), None)
+    return like, _placed(like, mesh)
+
+
+def _initial(make_model, optimizer, make_carry, key: jax.Array, model: Any) -> TrainState:
+    init_key, step_key = jax.random.split(key)
+    fresh = make_model(nnx.Rngs(init_key))  # also what a given model computes with
+    model = fresh if model is None else _with_leaves_of(fresh, model)
+    carry = make_carry(model) if make_carry else None
+    opt_state, zero = optimizer.init(trainable(model)), jnp.int32(0)
+    return TrainState(zero, model, opt_state, step_key, carry, skipped=zero)
+
+
+def _placed(like: TrainState, mesh: Any) -> TrainState:
+    where = sharding.shardings(like, mesh)
+    return dataclasses.replace(where, carry=_rows_on(mesh, like.carry))
 
 
 def _rows_on(mesh: jax.sharding.Mesh, carry: LMState | None) -> Any:

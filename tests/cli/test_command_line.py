@@ -21,6 +21,7 @@ VERBS = (
     "import",
     "export",
     "config",
+    "dry-run",
 )
 
 
