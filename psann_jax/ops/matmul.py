@@ -1,21 +1,28 @@
 """x @ w with a float32 gradient of w, whatever the dtype of the activations."""
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+PRODUCT = "product"  # what a policy of jax.checkpoint knows the result by
 
-@jax.custom_vjp
+
 def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     """[..., I] @ [I, O] -> [..., O] in x's dtype; products summed in float32.
 
     Automatic differentiation would round the gradient of w to x's dtype and back.
     """
+    return checkpoint_name(_matmul(x, w), PRODUCT)
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     out = jnp.dot(x, w.astype(x.dtype), preferred_element_type=jnp.float32)
     return out.astype(x.dtype)
 
 
 def _fwd(x, w):
-    return matmul(x, w), (x, w)
+    return _matmul(x, w), (x, w)
 
 
 def _bwd(saved, g):
@@ -31,4 +38,4 @@ def _bwd(saved, g):
     return dx.astype(x.dtype), dw.astype(w.dtype)
 
 
-matmul.defvjp(_fwd, _bwd)
+_matmul.defvjp(_fwd, _bwd)

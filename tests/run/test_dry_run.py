@@ -68,6 +68,14 @@ def test_recomputing_layers_saves_memory_as_estimated():
     assert compiled_bytes(again) < 0.7 * compiled_bytes(config)
 
 
+def test_dots_keeps_the_products_and_nothing_else():
+    saved = {
+        remat: estimate(_config(n_layers=6, remat=remat)).row_bytes
+        for remat in ("none", "dots", "full")
+    }
+    assert 1.5 * saved["full"] < saved["dots"] < saved["none"] / 1.5
+
+
 def test_rows_that_fit_fill_the_memory():
     said = estimate(_config())
     rows = said.rows_that_fit(1e9)
