@@ -13,9 +13,11 @@ from psann_jax.run.environment import memory_bytes
 from psann_jax.run.guard import Guard, repeated
 from psann_jax.run.meters import Balance, Clock
 from psann_jax.run.plan import Plan
+from psann_jax.run.profile import Profile
 from psann_jax.run.report import Report, duration
 from psann_jax.run.stop import Preempted, StopSignal
 from psann_jax.run.validation import Validation
+from psann_jax.run.watchdog import Watchdog
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.feed import on_mesh
@@ -92,6 +94,9 @@ class _Loop:
         if workdir:
             self._resume(workdir)
         self.guard = Guard(config, corpus, plan, report, workdir, int(self.state.skipped))
+        folder = workdir.profile if workdir else None
+        self.profile = Profile(config.train.profile_steps, folder, report)
+        self.watchdog = Watchdog(report, stacks=workdir.stacks if workdir else None)
         self.clock = Clock()
 
     def _first_states(self, model: LM) -> LMState:
@@ -110,14 +115,20 @@ class _Loop:
             self.file = MetricsFile(workdir.metrics, resume_step=step or 0)
 
     def run(self, stop: StopSignal) -> Outcome:
+        with self.watchdog:
+            return self._run(stop)
+
+    def _run(self, stop: StopSignal) -> Outcome:
         done = int(self.state.step)
         self.first = done + 1
         self.report.begin(done, self.plan.steps)
         pending: tuple[int, Metrics] | None = None
-        for step, batch in enumerate(self._feed(done), start=self.first):
+        batches = self.watchdog.each(self._feed(done), "the data")
+        for step, batch in enumerate(batches, start=self.first):
             if step == self.first:
                 self._compile(batch)
                 self.clock.resume()
+            self.profile.before(step)
             self.state, metrics = self.train_step(self.state, batch)
             if self.config.train.debug_nans and int(metrics["skipped"]) > self.guard.skipped:
                 repeated(self.state, batch, self.optimizer, self.config, self.report)
@@ -166,7 +177,10 @@ class _Loop:
         if pending is None:
             return
         step, metrics = pending
-        jax.block_until_ready(metrics)
+        with self.watchdog.waiting("the devices"):
+            jax.block_until_ready(metrics)
+        self.watchdog.step = step
+        self.profile.after(step)
         self.clock.tick()
         self.guard.check(step, metrics)
         self.balance.add(metrics)
@@ -191,7 +205,8 @@ class _Loop:
     def _record(self, step: int, metrics: Metrics, evaluates: bool) -> None:
         row = self._row(step, metrics)
         if evaluates:
-            row |= self.validation(self.state)
+            with self.watchdog.waiting("the validation"):
+                row |= self.validation(self.state)
         self.rows.append(row)
         if self.file:
             self.file.write(row)
@@ -223,7 +238,8 @@ class _Loop:
         val_loss = last.get("val_loss") if last.get("step") == step else None
         better = val_loss is not None and val_loss < self.best
         if force or better or step == self.plan.steps or (every and step % every == 0):
-            self.checkpoints.save(self.state, val_loss=val_loss)
+            with self.watchdog.waiting("the checkpoint"):
+                self.checkpoints.save(self.state, val_loss=val_loss)
         if better:
             self.best = val_loss
 
@@ -235,6 +251,7 @@ class _Loop:
         raise Preempted(said, self.state.model)
 
     def close(self) -> None:
+        self.profile.close()
         if self.checkpoints:
             self.checkpoints.close()
         if self.file:

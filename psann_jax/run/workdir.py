@@ -25,6 +25,7 @@ FREE = {
     "train.sample_tokens",
     "train.max_skipped_steps",
     "train.debug_nans",
+    "train.profile_steps",
     "train.ngram_baselines",
 }
 LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule from here on
@@ -43,6 +44,8 @@ class Workdir:
         self.curve = self.path / "loss_curve.png"
         self.environment = self.path / "env.json"
         self.data = self.path / "data.json"
+        self.profile = self.path / "profile"
+        self.stacks = self.path / "stacks.txt"
 
     def exists(self) -> bool:
         return self.config.exists()

@@ -19,6 +19,7 @@ class TrainConfig:
     save_interval_steps: int = 500  # 0: only at the end
     keep_checkpoints: int = 3  # the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
+    profile_steps: str | None = None  # first and last of the steps to profile, as "20:25"
     max_skipped_steps: int = 10  # so many steps in a row without a finite loss end the run
     debug_nans: bool = False  # repeat a skipped step slowly, up to the operation that gave NaN
     ngram_baselines: bool = False  # at the end, compare with n-gram models of the same tokens
@@ -32,7 +33,21 @@ class TrainConfig:
         for name in ("eval_interval_steps", "eval_batches", "save_interval_steps", "sample_tokens"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"train.{name}={value} must not be negative; 0 turns it off")
+        if self.profile_steps is not None:
+            span(self.profile_steps)
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"train.seed={self.seed} must be a whole number in [0, 2^32)")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")
+
+
+def span(steps: str) -> tuple[int, int]:
+    """The first and the last step of "20:25", both included.
+
+    Raises:
+      ValueError: it is not that.
+    """
+    first, colon, last = steps.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise ValueError(f"train.profile_steps={steps!r} must be two steps, as 20:25")
+    return int(first), int(last)

@@ -294,3 +294,14 @@ def test_a_terminated_process_saves_its_step_and_exits_75(text, tmp_path):
     assert saved.newest() == read_metrics(Workdir(config.workdir).metrics)[-1]["step"]
     saved.close()
     assert json.loads(Workdir(config.workdir).config.read_text())["train"]["steps"] == 100_000
+
+
+def test_given_steps_are_profiled(text, tmp_path):
+    run(_config(text, tmp_path / "run", steps=3, profile_steps="2:3"), Report(quiet=True))
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("steps", ["20", "5:2", "0:2", "a:b", "-1:3"])
+def test_steps_to_profile_are_two(steps):
+    with pytest.raises(ValueError, match="train.profile_steps=.* as 20:25"):
+        TrainConfig(profile_steps=steps)
