@@ -62,10 +62,11 @@ class Attention(nnx.Module):
             q, k = rope(q, seq.positions), rope(k, seq.positions)
         if state is not None:
             y, state = self._cached(q, k, v, seq, state)
-        elif self.dropout and seq.key is not None:
-            y = self._dropped(q, k, v, seq)
         else:
-            y = ops.attention(q, k, v, segments=seq.segments, slopes=self.slopes)
+            drops = self.dropout > 0 and seq.key is not None
+            drop = partial(dropout, rate=self.dropout) if drops else None
+            rest = {"slopes": self.slopes, "drop": drop, "key": seq.fold(1).key if drops else None}
+            y = ops.attention(q, k, v, segments=seq.segments, **rest)
         return self.o(constrain(y.reshape(x.shape), "batch", "length", "heads")), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> KVCache:
@@ -84,11 +85,3 @@ class Attention(nnx.Module):
         bias = None if self.slopes is None else ops.alibi_bias(self.slopes, *where)
         k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         return ops.masked_attention(q, k, v, mask, bias=bias), cache
-
-    def _dropped(self, q, k, v, seq: Seq):
-        index = jnp.arange(q.shape[1])[None]
-        segments = jnp.ones_like(index) if seq.segments is None else seq.segments
-        mask = ops.visible(segments, segments, index, index)
-        bias = None if self.slopes is None else ops.alibi_bias(self.slopes, index, index)
-        drop = partial(dropout, rate=self.dropout, key=seq.fold(1).key)
-        return ops.masked_attention(q, k, v, mask, bias=bias, drop=drop)
