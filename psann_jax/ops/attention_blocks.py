@@ -3,7 +3,7 @@
 It walks over blocks of queries, saves the output and the log-sum-exp of each row, and forms the
 probabilities again in the backward pass, so that T x T scores exist nowhere. A few blocks are
 unrolled; many are grouped into spans, and inside a span a loop runs over its blocks. All blocks
-of a span read the keys up to the span's end, which costs 1 / _SPANS more than half of T x T.
+of a span read the keys up to the span's end, which of 8 spans costs 1/8 more than half of T x T.
 Source: FlashAttention-2, arXiv 2307.08691, algorithms 1 and 2, with blocks of queries only.
 """
 
@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MASKED = -1e30  # finite, so that a row of padding stays a number
-_BLOCK = 128
 _UNROLLED = 16  # blocks; more of them compile too long
-_SPANS = 8
 
 Drop = Callable[..., jax.Array]  # drop(x, key=key), linear in x
 
@@ -30,7 +28,8 @@ class How(NamedTuple):
 
     slopes: tuple[float, ...] | None = None  # ALiBi's, one a head
     drop: Drop | None = None  # of probabilities
-    block: int = _BLOCK  # queries
+    block: int = 128  # queries
+    spans: int = 8
 
 
 def blocked_attention(
@@ -95,7 +94,7 @@ def _blocked_fwd(q, k, v, segments, key, how):
         return (out / total).astype(q.dtype), top + jnp.log(total)
 
     spans = []
-    for starts, n, end in _spans(q.shape[2], how.block):
+    for starts, n, end in _spans(q.shape[2], how):
         if len(starts) == 1:
             spans.append(block(starts[0], n, end))
         else:
@@ -124,7 +123,7 @@ def _blocked_bwd(how, saved, g):
         return dq, _dot("bhtk,bhts->bhks", queries, ds), _dot("bhtk,bhts->bhks", gradient, kept)
 
     spans = []
-    for starts, n, end in _spans(q.shape[2], how.block):
+    for starts, n, end in _spans(q.shape[2], how):
         if len(starts) == 1:
             spans.append(block(starts[0], n, end))
             continue
@@ -145,13 +144,13 @@ def _blocked_bwd(how, saved, g):
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)
 
 
-def _spans(length: int, block: int):
+def _spans(length: int, how: How):
     """Of each span, where its blocks start, how long a block is, and where the span ends."""
-    blocks = -(-length // block)
-    size = block * (1 if blocks <= _UNROLLED else -(-blocks // _SPANS))
+    blocks = -(-length // how.block)
+    size = how.block * (1 if blocks <= _UNROLLED else -(-blocks // how.spans))
     for start in range(0, length, size):
         end = min(start + size, length)
-        yield range(start, end, block), min(block, end - start), end
+        yield range(start, end, how.block), min(how.block, end - start), end
 
 
 def _cut(x, start, n: int, axis: int = 2):

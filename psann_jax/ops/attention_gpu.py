@@ -2,12 +2,13 @@
 
 cuDNN's flash kernel is the fastest, but through jax's public functions it knows nothing of
 segments: it fits rows that are one document each. jax's Pallas kernel compares segments inside
-the kernel, block by block, so it fits packed rows. Neither subtracts ALiBi's penalties, nor drops
-probabilities here, nor computes in float32.
+the kernel, block by block, so it fits packed rows; it goes through Triton, which jax 0.11 calls
+deprecated, and where a later jax has it no more, it refuses. Neither subtracts ALiBi's penalties,
+drops probabilities or computes in float32.
 Source: jax.nn.dot_product_attention; jax.experimental.pallas.ops.gpu.attention.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 import functools
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from psann_jax.sharding import constrain, distributed, divides, spec
 
 _AXES = ("batch", "length", "heads", None)
-_TILE = 64  # queries and keys of a Pallas block, in both passes
+_TILE = 64  # queries and keys of a Pallas block in both passes, as jax's own tests have them
 
 
 def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -37,7 +38,8 @@ def pallas_attention(
     length = q.shape[1]
     ends = ((0, 0), (0, -length % _TILE), (0, 0), (0, 0))  # Nothing sees the keys after it.
     q, k, v = (jnp.pad(t, ends) for t in (q, k, v))
-    segments = None if segments is None else jnp.pad(segments, ends[:2])
+    if segments is not None:
+        segments = jnp.pad(jnp.broadcast_to(segments, (q.shape[0], length)), ends[:2])
     run = functools.partial(_mha, interpret=interpret)
     if distributed():  # XLA cannot split a kernel, so that each device would compute everything.
         whole, rows = spec(_AXES), spec(_AXES[:2])
@@ -47,7 +49,7 @@ def pallas_attention(
 
 
 def _mha(q, k, v, segments, *, interpret):
-    from jax.experimental.pallas.ops.gpu import attention as kernel
+    from jax.experimental.pallas.ops.gpu import attention as kernel  # slow to import
 
     tiles = kernel.BlockSizes(*(_TILE,) * 6)
     how = {"sm_scale": q.shape[-1] ** -0.5, "causal": True, "block_sizes": tiles}
@@ -64,7 +66,8 @@ def cudnn_refusal(
     if segments is not None:
         return "cuDNN would let the documents of a packed row see each other"
     most = 256 if _capability() >= 9.0 else 128
-    return _refusal(q, slopes, drop, 8, most)
+    sizes = range(8, most + 1, 8)
+    return _refusal(q, slopes, drop, sizes, f"a multiple of 8 up to {most}")
 
 
 def pallas_refusal(
@@ -74,18 +77,30 @@ def pallas_refusal(
     drop: Callable[..., jax.Array] | None,
 ) -> str | None:
     """The same of the Pallas kernel, which any segments fit."""
-    return _refusal(q, slopes, drop, 16, 128)
+    sizes = (32, 64, 128)  # those of jax's own tests
+    reason = _refusal(q, slopes, drop, sizes, "32, 64 or 128")
+    if reason is None and not _has_kernel():
+        return f"jax {jax.__version__} has the kernel no more"
+    return reason
 
 
-def _refusal(q, slopes, drop, least: int, most: int) -> str | None:
-    """Why a kernel for head sizes from `least` to `most`, multiples of 8, does not fit."""
+def _has_kernel() -> bool:
+    try:
+        import jax.experimental.pallas.ops.gpu.attention  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _refusal(q, slopes, drop, sizes: Container[int], named: str) -> str | None:
+    """Why a kernel for heads of these sizes does not fit."""
     size = q.shape[-1]
     if _capability() < 8.0:
         return f"it needs an NVIDIA GPU of compute capability 8.0, not {jax.default_backend()}"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not {q.dtype}"
-    if size % 8 or not least <= size <= most:
-        return f"it takes head sizes of {least} to {most} in steps of 8, not {size}"
+    if size not in sizes:
+        return f"it takes heads of {named} features, not {size}"
     if slopes is not None:
         return "it has no ALiBi"
     if drop is not None:
