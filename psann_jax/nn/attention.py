@@ -63,10 +63,7 @@ class Attention(nnx.Module):
         if state is not None:
             y, state = self._cached(q, k, v, seq, state)
         else:
-            drops = self.dropout > 0 and seq.key is not None
-            drop = partial(dropout, rate=self.dropout) if drops else None
-            rest = {"slopes": self.slopes, "drop": drop, "key": seq.fold(1).key if drops else None}
-            y = ops.attention(q, k, v, segments=seq.segments, **rest)
+            y = self._whole(q, k, v, seq)
         return self.o(constrain(y.reshape(x.shape), "batch", "length", "heads")), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> KVCache:
@@ -74,6 +71,12 @@ class Attention(nnx.Module):
         kv = jnp.zeros((batch, max_len, self.n_heads, d_model // self.n_heads), dtype)
         place = jnp.zeros((batch, max_len), jnp.int32)
         return KVCache(kv, kv, place, place, jnp.zeros((), jnp.int32))
+
+    def _whole(self, q, k, v, seq: Seq) -> jax.Array:
+        run = partial(ops.attention, segments=seq.segments, slopes=self.slopes)
+        if not self.dropout or seq.key is None:
+            return run(q, k, v)
+        return run(q, k, v, drop=partial(dropout, rate=self.dropout), key=seq.fold(1).key)
 
     def _cached(self, q, k, v, seq: Seq, cache: KVCache):
         place = q.shape[:2]  # [B, T]

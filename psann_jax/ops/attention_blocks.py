@@ -1,9 +1,10 @@
-"""Causal attention within segments in plain JAX, in memory linear in the length.
+"""Causal attention within segments in plain JAX, without T x T scores.
 
 It walks over blocks of queries, saves the output and the log-sum-exp of each row, and forms the
-probabilities again in the backward pass, so that T x T scores exist nowhere. A few blocks are
-unrolled; many are grouped into spans, and inside a span a loop runs over its blocks. All blocks
-of a span read the keys up to the span's end, which of 8 spans costs 1/8 more than half of T x T.
+probabilities again in the backward pass. Up to 16 blocks are unrolled, and the compiler may hold
+several at once. More are grouped into spans, with a loop over the blocks of each: then memory is
+linear in the length and compiling takes as long for any. All blocks of a span read the keys up to
+the span's end, which of 8 spans costs 1/8 more than half of T x T.
 Source: FlashAttention-2, arXiv 2307.08691, algorithms 1 and 2, with blocks of queries only.
 """
 
