@@ -80,6 +80,14 @@ def distributed() -> bool:
     return not mesh.empty and mesh.size > 1
 
 
+def divides(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> bool:
+    """Whether the mesh in scope spreads a shape of logical `axes` in equal parts."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return True
+    return all(n % _ways(entry, mesh) == 0 for n, entry in zip(shape, spec(axes), strict=True))
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation to `axes`; does nothing outside `jax.set_mesh`."""
     return jax.lax.with_sharding_constraint(x, spec(axes)) if distributed() else x
@@ -132,11 +140,14 @@ def _check(name: str, shape: tuple[int, ...], where: P, mesh: Mesh | AbstractMes
     if len(set(used)) < len(used):
         raise ValueError(f"{name} {shape}: sharding.RULES puts two of its axes on one of {used}")
     for size, entry in zip(shape, where, strict=True):
-        ways = math.prod(
-            mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ())
-        )
+        ways = _ways(entry, mesh)
         if size % ways:
             raise ValueError(
                 f"{name} {shape}: {size} is not a multiple of mesh.{entry}={ways}; "
                 "change the size or the mesh"
             )
+
+
+def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices an entry of a PartitionSpec spreads its dimension."""
+    return math.prod(mesh.shape[a] for a in ((entry,) if isinstance(entry, str) else entry or ()))

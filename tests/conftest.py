@@ -2,6 +2,8 @@
 
 JAX_NUM_CPU_DEVICES=1 keeps compiled programs for the next run of the tests and skips those marked
 mesh; by default there are eight devices and every test runs, more slowly. `make test` does both.
+PSANN_JAX_TEST_PLATFORM=cuda is for those marked gpu, which are skipped without it:
+`PSANN_JAX_TEST_PLATFORM=cuda python -m pytest -n 0 -m gpu`.
 """
 
 import atexit
@@ -26,7 +28,8 @@ _FLAGS = (
 if version("jaxlib").startswith("0.10."):  # XLA ends at a flag that it does not know
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a third of the time to compile
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
-os.environ["JAX_PLATFORMS"] = "cpu"
+_PLATFORM = os.environ.get("PSANN_JAX_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = _PLATFORM
 _XLA_CACHE = Path("~/.cache/psann_jax/test-xla").expanduser()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_XLA_CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -65,11 +68,14 @@ TINY = {"vocab_size": 32, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_mlp": 3
 
 
 def pytest_collection_modifyitems(items):
+    lacking = {}
     if _ONE_DEVICE:
-        skip = pytest.mark.skip(reason="needs eight devices: JAX_NUM_CPU_DEVICES is 1")
-        for item in items:
-            if item.get_closest_marker("mesh"):
-                item.add_marker(skip)
+        lacking["mesh"] = "needs eight devices: JAX_NUM_CPU_DEVICES is 1"
+    if _PLATFORM == "cpu":
+        lacking["gpu"] = "needs a GPU: PSANN_JAX_TEST_PLATFORM is not cuda"
+    for item in items:
+        for marker in set(lacking) & {m.name for m in item.iter_markers()}:
+            item.add_marker(pytest.mark.skip(reason=lacking[marker]))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+import bench_attention
 from bench_bases import NAMES, base_steps, sparse
 import bench_groundthink
 from bench_groundthink import b1, b2, b3
@@ -117,11 +118,13 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "scans": scans,
     "scan-lengths": scan_lengths,
     "context": context,
+    "attention": bench_attention.backends,
 }
 OWN_FLAGS = {
     **dict.fromkeys(("B1", "B2", "B3"), bench_groundthink.add_flags),
     **dict.fromkeys(("scans", "scan-lengths"), bench_scans.add_flags),
     "context": bench_scans.add_context_flags,
+    "attention": bench_attention.add_flags,
 }
 
 

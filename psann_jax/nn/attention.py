@@ -62,10 +62,8 @@ class Attention(nnx.Module):
             q, k = rope(q, seq.positions), rope(k, seq.positions)
         if state is not None:
             y, state = self._cached(q, k, v, seq, state)
-        elif self.dropout and seq.key is not None:
-            y = self._dropped(q, k, v, seq)
         else:
-            y = ops.attention(q, k, v, segments=seq.segments, slopes=self.slopes)
+            y = self._whole(q, k, v, seq)
         return self.o(constrain(y.reshape(x.shape), "batch", "length", "heads")), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> KVCache:
@@ -73,6 +71,12 @@ class Attention(nnx.Module):
         kv = jnp.zeros((batch, max_len, self.n_heads, d_model // self.n_heads), dtype)
         place = jnp.zeros((batch, max_len), jnp.int32)
         return KVCache(kv, kv, place, place, jnp.zeros((), jnp.int32))
+
+    def _whole(self, q, k, v, seq: Seq) -> jax.Array:
+        run = partial(ops.attention, segments=seq.segments, slopes=self.slopes)
+        if not self.dropout or seq.key is None:
+            return run(q, k, v)
+        return run(q, k, v, drop=partial(dropout, rate=self.dropout), key=seq.fold(1).key)
 
     def _cached(self, q, k, v, seq: Seq, cache: KVCache):
         place = q.shape[:2]  # [B, T]
@@ -84,11 +88,3 @@ class Attention(nnx.Module):
         bias = None if self.slopes is None else ops.alibi_bias(self.slopes, *where)
         k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         return ops.masked_attention(q, k, v, mask, bias=bias), cache
-
-    def _dropped(self, q, k, v, seq: Seq):
-        index = jnp.arange(q.shape[1])[None]
-        segments = jnp.ones_like(index) if seq.segments is None else seq.segments
-        mask = ops.visible(segments, segments, index, index)
-        bias = None if self.slopes is None else ops.alibi_bias(self.slopes, index, index)
-        drop = partial(dropout, rate=self.dropout, key=seq.fold(1).key)
-        return ops.masked_attention(q, k, v, mask, bias=bias, drop=drop)

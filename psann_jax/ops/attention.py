@@ -1,18 +1,33 @@
-"""Causal attention within segments: the plain reference, the blocked form, the cached form.
+"""Causal attention within segments: one name for all ways to compute it, the plain reference too.
 
-The blocked form never holds T x T scores: it walks over blocks of queries, saves the output
-and the log-sum-exp of each row, and forms the probabilities again in the backward pass.
-Source: FlashAttention-2, arXiv 2307.08691, algorithms 1 and 2, with blocks of queries only.
+  blocks  plain JAX, exact for every case on every device (attention_blocks.py)
+  cudnn   NVIDIA's flash kernel, for rows of one document each (attention_gpu.py)
+  pallas  jax's flash kernel for NVIDIA GPUs, for packed rows (attention_gpu.py)
+  auto    the first of cudnn, pallas, blocks that is exact for the case
+
+Rows with segments never go to cuDNN, though it would be exact for a batch whose rows turn out to
+hold one document each: of packed rows hardly any batch does, and a choice made as the program
+runs saves for the backward pass what both ways save.
+
+The environment variable PSANN_JAX_ATTENTION names the way for a whole process; it is read here
+alone, when a function is traced, so set it before the first call.
 """
 
-import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MASKED = -1e30  # finite, so that a row of padding stays a number
-_MIN_BLOCK, _MAX_BLOCKS = 128, 16
+from psann_jax.ops.attention_blocks import MASKED, Drop, How, blocked_attention, scale
+from psann_jax.ops.attention_gpu import (
+    cudnn_attention,
+    cudnn_refusal,
+    pallas_attention,
+    pallas_refusal,
+)
+
+BACKENDS = ("auto", "blocks", "cudnn", "pallas")
 
 
 def attention(
@@ -22,6 +37,9 @@ def attention(
     *,
     segments: jax.Array | None = None,
     slopes: tuple[float, ...] | None = None,
+    drop: Drop | None = None,
+    key: jax.Array | None = None,
+    backend: str | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K) - slope * distance) v over the tokens a token may see.
 
@@ -29,14 +47,36 @@ def attention(
       q, k, v: [B, T, H, K].
       segments: [B, T]; a token sees earlier tokens of its own segment (None: all earlier).
       slopes: the ALiBi slope of each head, or None.
+      drop: drop(probabilities, key=...), linear in any block of probabilities [B, H, N, S].
+      key: what the key of each block is folded from.
+      backend: one of BACKENDS; None is what PSANN_JAX_ATTENTION says, or else auto.
 
     Returns:
       [B, T, H, K] in q's dtype; scores and softmax are float32.
+
+    Raises:
+      ValueError: the backend is none of BACKENDS, or cannot compute this case.
     """
-    length = q.shape[1]
-    block = max(_MIN_BLOCK, -(-length // _MAX_BLOCKS))
-    q, k, v = (jnp.swapaxes(t, 1, 2) for t in (q, k, v))  # [B, H, T, K]
-    return jnp.swapaxes(_blocked(q, k, v, segments, slopes, block), 1, 2)
+    match _chosen(backend, (q, segments, slopes, drop)):
+        case "cudnn":
+            return cudnn_attention(q, k, v)
+        case "pallas":
+            return pallas_attention(q, k, v, segments)
+        case _:
+            return blocked_attention(q, k, v, segments, key, how=How(slopes, drop))
+
+
+def _chosen(backend: str | None, case: tuple) -> str:
+    name = backend or os.environ.get("PSANN_JAX_ATTENTION") or "auto"
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend {name!r} is none of {', '.join(BACKENDS)}")
+    refusals = {"cudnn": cudnn_refusal, "pallas": pallas_refusal}
+    if name == "auto":
+        return next((n for n, refusal in refusals.items() if refusal(*case) is None), "blocks")
+    reason = refusals[name](*case) if name in refusals else None
+    if reason is not None:
+        raise ValueError(f"attention backend {name}: {reason}; auto takes one that fits")
+    return name
 
 
 def visible(
@@ -65,10 +105,10 @@ def masked_attention(
       drop: applied to the probabilities [B, H, T, S].
     """
     scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-    scores = scores * _scale(q)
+    scores = scores * scale(q)
     if bias is not None:
         scores = scores + bias
-    probabilities = jax.nn.softmax(jnp.where(mask[:, None], scores, _MASKED), axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED), axis=-1)
     return jnp.einsum("bhts,bshk->bthk", drop(probabilities).astype(q.dtype), v)
 
 
@@ -76,83 +116,3 @@ def alibi_bias(slopes: tuple[float, ...], q_index: jax.Array, k_index: jax.Array
     """-slope * max(distance, 0) in float32: [B, T], [B, S] -> [B, H, T, S]."""
     distance = jnp.maximum(q_index[:, :, None] - k_index[:, None, :], 0).astype(jnp.float32)
     return distance[:, None] * -np.asarray(slopes, np.float32)[:, None, None]
-
-
-def _scores(q, k, segments, slopes, start):
-    """Masked scores of queries [start, start + n) against keys [0, start + n)."""
-    n, end = q.shape[2], k.shape[2]
-    rows = start + jnp.arange(n)[:, None]
-    columns = jnp.arange(end)[None, :]
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-    scores = scores * _scale(q)
-    if slopes is not None:
-        distance = (rows - columns).astype(jnp.float32)
-        scores = scores - np.asarray(slopes, np.float32)[:, None, None] * distance
-    mask = (columns <= rows)[None, None]
-    if segments is not None:
-        own, others = segments[:, None, start:end, None], segments[:, None, None, :end]
-        mask = mask & (own == others)
-    return jnp.where(mask, scores, _MASKED)
-
-
-def _blocks(length: int, block: int):
-    return ((start, min(start + block, length)) for start in range(0, length, block))
-
-
-def _scale(q):
-    return np.float32(q.shape[-1] ** -0.5)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _blocked(q, k, v, segments, slopes, block):
-    return _blocked_fwd(q, k, v, segments, slopes, block)[0]
-
-
-def _blocked_fwd(q, k, v, segments, slopes, block):
-    outs, normalisers = [], []
-    for start, end in _blocks(q.shape[2], block):
-        scores = _scores(q[:, :, start:end], k[:, :, :end], segments, slopes, start)
-        top = jnp.max(scores, axis=-1, keepdims=True)
-        p = jnp.exp(scores - top)
-        total = jnp.sum(p, axis=-1, keepdims=True)
-        out = jnp.einsum(
-            "bhts,bhsk->bhtk", p.astype(v.dtype), v[:, :, :end], preferred_element_type=jnp.float32
-        )
-        outs.append((out / total).astype(q.dtype))
-        normalisers.append(top + jnp.log(total))
-    out = jnp.concatenate(outs, axis=2)
-    return out, (q, k, v, segments, out, jnp.concatenate(normalisers, axis=2))
-
-
-def _blocked_bwd(slopes, block, saved, g):
-    q, k, v, segments, out, normaliser = saved
-    length = q.shape[2]
-    through = jnp.sum(g.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
-    dq, dk, dv = [], [], []
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    for start, end in _blocks(length, block):
-        now = (slice(None), slice(None), slice(start, end))
-        seen = (slice(None), slice(None), slice(0, end))
-        p = jnp.exp(_scores(q[now], k[seen], segments, slopes, start) - normaliser[now])
-        dp = dot("bhtk,bhsk->bhts", g[now], v[seen])
-        ds = (p * (dp - through[now]) * _scale(q)).astype(q.dtype)
-        dq.append(dot("bhts,bhsk->bhtk", ds, k[seen]))
-        # Keys last: XLA:CPU is a third faster with the probabilities as the right-hand matrix.
-        dk.append(dot("bhtk,bhts->bhks", q[now], ds))
-        dv.append(dot("bhtk,bhts->bhks", g[now], p.astype(q.dtype)))
-    dq = jnp.concatenate(dq, axis=2)
-    dk, dv = (jnp.swapaxes(_sum_of_growing(parts), 2, 3) for parts in (dk, dv))
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-def _sum_of_growing(parts):
-    """Sum of arrays [..., n] of growing n, each zero beyond its end: [..., the last n]."""
-    rest, pieces = parts[-1], []
-    for shorter in reversed(parts[:-1]):
-        n = shorter.shape[-1]
-        pieces.append(rest[..., n:])
-        rest = rest[..., :n] + shorter
-    return jnp.concatenate([rest, *reversed(pieces)], axis=-1)
-
-
-_blocked.defvjp(_blocked_fwd, _blocked_bwd)

@@ -46,6 +46,13 @@ def test_bench_bases_takes_turns_between_the_bases_asked_for():
     assert record["ratio_geosparse"]["of_medians"] > 0
 
 
+def test_bench_attention_times_what_fits_and_says_what_does_not():
+    record = _record("attention", "--length", "40", "--head-dim", "8", "--document", "10")
+    assert set(record["results"]) == {"blocks forward", "blocks forward+backward"}
+    assert set(record["refused"]) == {"cudnn", "pallas"}
+    assert "documents of a packed row" in record["refused"]["cudnn"]
+
+
 GROUNDTHINK = ("--preset", "1M", "--n-layers", "1", "--batch", "2", "--length", "8", "--steps", "3")
 
 
