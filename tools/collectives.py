@@ -28,7 +28,7 @@ from psann_jax.train.step import jit_train_step
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # "%name = SHAPE KIND(...": of an asynchronous pair the second, whose shape is the result alone.
-_CALL = re.compile(rf"= (\([^=]*?\)|\S+) ({'|'.join(KINDS)})(-start|-done)?\((.*)")
+_CALL = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start|-done)?\((.*)")
 _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[(\d+),(\d+)\])")
 

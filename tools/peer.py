@@ -83,19 +83,14 @@ class Peer:
         path = os.pathsep.join(map(str, [*_wheels(), os.environ.get("PYTHONPATH", "")]))
         # Read when PyTorch is imported.
         environment = os.environ | {"OMP_NUM_THREADS": str(request["threads"]), "PYTHONPATH": path}
-        self._child = subprocess.Popen(
-            [python, script, self._folder.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
-            self.info = self._reply()
-        except PeerMissing:
-            self.close()
-            raise
+            command = [python, script, self._folder.name]
+            self._child = subprocess.Popen(command, text=True, env=environment, **pipes)
+        except OSError as error:
+            raise PeerMissing(f"{python} cannot be run: {error}") from error
         self.last: dict[str, Any] = {}
+        self.info = self._reply()
 
     def run(self, calls: int = 1) -> float:
         """So many calls in one run; seconds a call, as the child measured them."""
@@ -106,7 +101,8 @@ class Peer:
     def _reply(self) -> dict[str, Any]:
         line = self._child.stdout.readline()
         if not line:
-            raise PeerMissing(f"the peer ended with exit code {self._child.wait()}")
+            self.close()
+            raise PeerMissing(f"the peer ended with exit code {self._child.returncode}")
         return json.loads(line)
 
     def close(self) -> None:
