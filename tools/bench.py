@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
@@ -81,7 +82,8 @@ def measured(argv: list[str]) -> dict[str, Any]:
     settle(args, flags_of(args.id), args.scale)
     if args.keep_memory:
         keep_memory()
-    record = {"id": args.id, "command": " ".join(argv), "config": _described(args), "n": args.n}
+    command = re.sub(r" --out \S+", "", " ".join(argv))
+    record = {"id": args.id, "command": command, "config": _described(args), "n": args.n}
     return record | machine() | BENCHMARKS[args.id].run(args)
 
 

@@ -92,7 +92,7 @@ def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
         row["megabytes_per_s"] = size / 1e6 / row["median_s"]
     own = "tokenizers itself"
     kinds = [kind for kind in args.kinds if own in seconds]
-    ratios = {f"ratio {kind}": ratio(seconds[own], seconds[kind]) for kind in kinds}
+    ratios = {f"ratio {own} / {kind}": ratio(seconds[own], seconds[kind]) for kind in kinds}
     return {"results": results, "bytes": size, **ratios}
 
 

@@ -86,7 +86,7 @@ def beside_psannlm(args: argparse.Namespace) -> dict[str, Any]:
         tokens = sizes.batch * args.new_tokens
         record: dict[str, Any] = {"results": {n: summary(s, tokens) for n, s in seconds.items()}}
         for name, peer in peers.items():
-            record["ratio psannlm"] = ratio(seconds[name], seconds["psann_jax"])
+            record["ratio psannlm / psann_jax"] = ratio(seconds[name], seconds["psann_jax"])
             record["same_tokens"] = float(np.mean(np.equal(ours(), peer.last["tokens"])))
             record["peer"] = {k: v for k, v in peer.info.items() if k in ("torch", "psannlm")}
     return record | ({"missing": missing} if missing else {})

@@ -39,8 +39,9 @@ def forward(args: argparse.Namespace) -> dict[str, Any]:
                 row = summary(taken, tokens.size)
                 row["of_published"] = row["tokens_per_s"] / PUBLISHED
                 results[f"{dtype} {name}"] = limits.shares(row, machine, dtype, flops=flops)
+            ours = seconds["psann_jax"]
             for name, peer in peers.items():
-                record[f"ratio {dtype} {name}"] = ratio(seconds[name], seconds["psann_jax"])
+                record[f"ratio {dtype} {name} / psann_jax"] = ratio(seconds[name], ours)
                 record["peer"] = {k: v for k, v in peer.info.items() if k in ("torch", "psannlm")}
             record.setdefault("missing", {}).update({f"{dtype} {n}": w for n, w in missing.items()})
     return record | {"results": results | _trained(args, sizes, machine)}

@@ -21,6 +21,8 @@ MODES = ("eager", "compile")
 FLAGS: Flags = {
     **limits.FLAGS,
     **OVERRIDES,
+    "n": By(2, 10, 6),
+    "warmup": By(1, 3, 2),
     "modes": MODES,  # of PyTorch
     "dtypes": By(("float32",), ("float32", "bfloat16"), ("bfloat16",)),
     "learning_rate": 2e-4,
@@ -108,7 +110,7 @@ def compare(
         row = summary(seconds[name], ours.tokens) | {"loss": peer.last["loss"]}
         row = limits.shares(row, machine, ours.dtype, flops=ours.flops)
         results[f"{group} {name}"] = row | {"first_run_s": peer.info["first_run_s"]}
-        record[f"ratio {group} {name}"] = ratio(seconds[name], seconds[first])
+        record[f"ratio {group} {name} / {first}"] = ratio(seconds[name], seconds[first])
         record["peer"] = {k: v for k, v in peer.info.items() if k in ("torch", "psannlm")}
     if missing:
         record.setdefault("missing", {}).update({f"{group} {n}": w for n, w in missing.items()})
@@ -139,7 +141,6 @@ BENCHMARKS = {
         beside_psannlm,
         {
             **FLAGS,
-            "n": By(2, 10, 10),
             "configs": By(("tiny",), ("d256", "d512"), ("d256", "d512")),
             "attention": "sdpa",
         },

@@ -12,29 +12,38 @@ import numpy as np
 from timing import ratio, take_turns
 from trainer import Trainer, packed, program_bytes, random_tokens
 
+from psann_jax import bases
 from psann_jax.bases import Base
 from psann_jax.model import LM, trainable, with_trained
 from psann_jax.run.environment import memory_bytes
 from psann_jax.train.step import loss_fn
 
 FLAGS: Flags = {**limits.FLAGS, **OVERRIDES, **DTYPE}
-SMALL: Flags = {**FLAGS, "config": By("tiny", "d128", "S"), "n": By(2, 7, 20)}
+SMALL: Flags = {**FLAGS, "config": By("tiny", "d128", "S"), "n": By(2, 7, 6), "warmup": By(1, 3, 2)}
+
+BASES = ("respsann", *(name for name in bases.names() if name != "respsann"))
+BY_BASE: Flags = {
+    **SMALL,
+    "document": 0,  # tokens of a document; 0: a row
+    "remat": "none",
+    "scan_layers": False,
+}
 
 
 def by_base(args: argparse.Namespace) -> dict[str, Any]:
-    """The train step of bases at the same sizes, in turns; ratios are to the first."""
+    """The train step of bases at the same sizes, in turns."""
     sizes = sizes_of(args)
     batch = packed(random_tokens(sizes), args.document)
     trainers = {}
     for name in args.bases:
-        base = base_of(name, sizes, args.dtype, remat=args.remat)
+        base = base_of(name, sizes, args.dtype, remat=args.remat, scan_layers=args.scan_layers)
         trainers[name] = Trainer(base, batch)
     machine = limits.measured(args)
     variants = {name: trainer.variant(args.window) for name, trainer in trainers.items()}
     seconds = take_turns(variants, args.n, args.warmup)
     rows = {name: trainers[name].row(s, machine) for name, s in seconds.items()}
     first, *others = seconds
-    ratios = {f"ratio {name}": ratio(seconds[first], seconds[name]) for name in others}
+    ratios = {f"ratio {name} / {first}": ratio(seconds[name], seconds[first]) for name in others}
     return {"results": machine | rows, **ratios}
 
 
@@ -129,29 +138,17 @@ BENCHMARKS = {
     "B1": Benchmark(
         by_base,
         {
-            **SMALL,
-            "bases": (
-                "respsann",
-                "waveresnet",
-                "sgrpsann",
-                "geosparse",
-                "transformer",
-                "groundthink",
-                "rwkv6",
-                "mamba2",
-            ),
-            "document": 0,  # tokens of a document; 0: a row
-            "remat": "none",
+            **BY_BASE,
+            "bases": By(("respsann", "rwkv6"), BASES, BASES),
         },
     ),
     "B3": Benchmark(
         by_base,
         {
-            **SMALL,
+            **BY_BASE,
             "config": By("tiny", "d256", "L"),
             "bases": ("respsann",),
-            "document": 0,
-            "remat": "none",
+            "scan_layers": By(False, False, True),
         },
     ),
     "B4": Benchmark(

@@ -55,7 +55,7 @@ def add_flags(p: argparse.ArgumentParser, flags: Flags) -> None:
         options: dict[str, Any] = {"choices": CHOICES.get(name)}
         value = value.accelerator if isinstance(value, By) else value
         if isinstance(value, bool):
-            options = {"action": "store_const", "const": True}
+            options = {"action": argparse.BooleanOptionalAction}
         elif isinstance(value, tuple):
             options["type"] = _tuple_of(type(value[0]) if value else str)
         else:

@@ -53,7 +53,7 @@ def interpreter(*packages: str) -> Path:
     try:
         return ensure_venv()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise PeerMissing(f"{VENV} cannot be made: {error}") from error
+        raise PeerMissing(f"{', '.join(packages)} cannot be installed here") from error
 
 
 def _wheels() -> list[Path]:
@@ -88,7 +88,8 @@ class Peer:
             command = [python, script, self._folder.name]
             self._child = subprocess.Popen(command, text=True, env=environment, **pipes)
         except OSError as error:
-            raise PeerMissing(f"{python} cannot be run: {error}") from error
+            self._folder.cleanup()
+            raise PeerMissing(f"its Python cannot be run: {error.strerror}") from error
         self.last: dict[str, Any] = {}
         self.info = self._reply()
 
@@ -106,8 +107,7 @@ class Peer:
         return json.loads(line)
 
     def close(self) -> None:
-        self._child.stdin.close()
-        self._child.wait()
+        self._child.communicate()  # ends its input, and waits
         self._folder.cleanup()
 
 
@@ -121,7 +121,7 @@ def started(
     """Peers by name, and why those that are not there are missing."""
     peers: dict[str, Peer] = {}
     missing: dict[str, str] = {}
-    path = Path(__file__).with_name(script)
+    path = Path(__file__).parent / script
     with contextlib.ExitStack() as stack:
         for name, request in requests.items():
             try:
