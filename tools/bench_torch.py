@@ -21,7 +21,7 @@ MODES = ("eager", "compile")
 FLAGS: Flags = {
     **limits.FLAGS,
     **OVERRIDES,
-    "n": By(2, 10, 6),
+    "n": By(2, 7, 6),
     "warmup": By(1, 3, 2),
     "modes": MODES,  # of PyTorch
     "dtypes": By(("float32",), ("float32", "bfloat16"), ("bfloat16",)),
@@ -122,6 +122,7 @@ BENCHMARKS = {
         {
             **FLAGS,
             "config": By("tiny", "d256", "M50"),
+            "dtypes": By(("float32",), ("float32",), ("bfloat16",)),
             "bases": ("transformer", "respsann"),
             "batch": By(0, 0, 32),
         },

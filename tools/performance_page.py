@@ -17,7 +17,7 @@ IDS = tuple(f"B{i}" for i in range(19))
 MACHINES = {"cpu": "On a CPU", "gpu": "On an accelerator"}
 COMMANDS = {"cpu": "make bench", "gpu": "tools/gpu_bench.sh 1`, `2`, `3"}
 ABSOLUTE = ("mfu_989", "of_published")
-ONLY_CPU = ("B14", "B15", "B17")
+ELSEWHERE = {"cpu": ("B8",), "gpu": ("B14", "B15", "B17")}
 HAND = {"introduction": "", "limits": "## What limits it", "lost": "## Tried and lost"}
 Record = dict[str, Any]
 
@@ -44,6 +44,7 @@ COLUMNS = {
     "of_published": Column("% of 614,750 tokens/s", *PERCENT),
     "parameters": Column("parameters", *COUNT),
     "compile_s": Column("compile s"),
+    "first_run_s": Column("first run s"),
     "program_bytes_per_token": Column("program kB/token", 1e-3),
     "residual_bytes_per_token": Column("kept kB/token", 1e-3),
     "peak_bytes": Column("peak GB", 1e-9),
@@ -113,7 +114,7 @@ def machine_parts(folder: str, heading: str, found: list[tuple[str, Record]]) ->
     for name, record in found:
         parts += record_parts(name, record, on_cpu=folder == "cpu")
     ran = {record["id"] for _, record in found}
-    left = [i for i in IDS if i not in ran and not (folder == "gpu" and i in ONLY_CPU)]
+    left = [i for i in IDS if i not in ran and i not in ELSEWHERE[folder]]
     if left:
         rows = [f"| {i} | {title(BENCHMARKS[i])} | `{_command(i)}` |" for i in left]
         table = ["| not run | what it measures | command |", "|---|---|---|", *rows]

@@ -44,7 +44,7 @@ def test_the_page_has_the_numbers_of_the_records(reports):
 
 def test_what_has_no_record_is_marked_with_its_command(reports):
     cpu, gpu = performance_page.page(reports).split("## On an accelerator")
-    assert cpu.count("`python tools/bench.py B") == 19
+    assert cpu.count("`python tools/bench.py B") == 18
     assert "`python tools/bench.py B2` |" in gpu and "| B1 |" not in gpu
 
 
