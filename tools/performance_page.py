@@ -5,6 +5,7 @@ stands there between "<!-- by hand: NAME -->" and "<!-- end -->" is kept as it i
 """
 
 import json
+import math
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -25,10 +26,10 @@ Record = dict[str, Any]
 class Column(NamedTuple):
     heading: str
     factor: float = 1.0
-    form: str = ".3g"
+    digits: int = 3  # that are shown; whole numbers are shown whole
 
 
-MS, PERCENT, COUNT = (1e3, "#.4g"), (100.0, ".3g"), (1.0, ",.0f")
+MS, PERCENT, COUNT = (1e3, 4), (100.0, 3), (1.0, 1)
 COLUMNS = {
     "median_s": Column("median ms", *MS),
     "p10_s": Column("p10 ms", *MS),
@@ -116,7 +117,7 @@ def machine_parts(folder: str, heading: str, found: list[tuple[str, Record]]) ->
     ran = {record["id"] for _, record in found}
     left = [i for i in IDS if i not in ran and i not in ELSEWHERE[folder]]
     if left:
-        rows = [f"| {i} | {title(BENCHMARKS[i])} | `{_command(i)}` |" for i in left]
+        rows = [f"| {i} | {described(i)} | `{_command(i)}` |" for i in left]
         table = ["| not run | what it measures | command |", "|---|---|---|", *rows]
         parts += [f"`{COMMANDS[folder]}` runs a set of them.", "\n".join(table)]
     return parts
@@ -125,6 +126,10 @@ def machine_parts(folder: str, heading: str, found: list[tuple[str, Record]]) ->
 def _machine(record: Record) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return f"- {record['date']}: {record['device']}, {record['processor']}; {versions}"
+
+
+def described(name: str) -> str:
+    return title(BENCHMARKS[name]).removesuffix(".")
 
 
 def _command(name: str) -> str:
@@ -136,7 +141,7 @@ def record_parts(name: str, record: Record, *, on_cpu: bool) -> list[str]:
     peer = "".join(f", {k} {v}" for k, v in record.get("peer", {}).items())
     load = ", ".join(f"{x:.1f}" for x in record["load"])
     origin = f"`python tools/bench.py {record['command']}`: {record['n']} runs{peer}; load {load}."
-    parts = [f"### {name}: {title(BENCHMARKS[record['id']])}", origin, sizes_of(record)]
+    parts = [f"### {name}: {described(record['id'])}", origin, sizes_of(record)]
     parts.append(table_of(record["results"], on_cpu))
     ratios = {k.removeprefix("ratio "): v for k, v in record.items() if k.startswith("ratio ")}
     if ratios:
@@ -175,7 +180,11 @@ def ratio_table(ratios: dict[str, dict[str, float]]) -> str:
 
 
 def _number(value: float | None, column: Column) -> str:
-    return "" if value is None else format(value * column.factor, column.form)
+    if value is None:
+        return ""
+    value *= column.factor
+    before = math.floor(math.log10(abs(value))) + 1 if value else 1
+    return f"{value:,.{max(0, column.digits - before)}f}"
 
 
 def main() -> None:
