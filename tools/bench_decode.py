@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from benchmark import DTYPE, Benchmark, By, Flags
-from flax import nnx
 import jax
 import limits
 from model_sizes import OVERRIDES, base_of, sizes_of, widths
 import numpy as np
 from peer import started
 from timing import ratio, summary, take_turns, timed
+from trainer import fresh_model
 
 from psann_jax.infer.decode import decoding_model, generate
 from psann_jax.infer.sampling import Sampling
@@ -33,7 +33,7 @@ FLAGS: Flags = {
 def by_batch(args: argparse.Namespace) -> dict[str, Any]:
     """Greedy decoding by batch and prompt, prefill included, against the bytes of each step."""
     sizes = sizes_of(args)
-    model = LM(base_of(args.base, sizes, args.dtype), rngs=nnx.Rngs(0))
+    model = fresh_model(base_of(args.base, sizes, args.dtype))
     runs, moved = {}, {}
     for prompt in args.prompts:
         for batch in args.batches:
@@ -67,7 +67,7 @@ def step_bytes(model: LM, batch: int, context: int) -> int:
 def beside_psannlm(args: argparse.Namespace) -> dict[str, Any]:
     """Greedy decoding of a batch with a cache, beside psannlm's generate_batch."""
     sizes = sizes_of(args)
-    model = LM(base_of("respsann", sizes, args.dtype), rngs=nnx.Rngs(0))
+    model = fresh_model(base_of("respsann", sizes, args.dtype))
     prompts = _prompts(sizes.batch, sizes.length, sizes.vocab_size)
     ours = _greedy(model, prompts, args.new_tokens)
     asked = {

@@ -6,16 +6,15 @@ from typing import Any
 
 from bench_torch import asked_of, by_mode
 from benchmark import Benchmark, By
-from flax import nnx
 import jax
 import limits
 from model_sizes import OVERRIDES, Sizes, base_of, sizes_of, widths
 from peer import started
 from timing import ratio, summary, take_turns, timed
-from trainer import Trainer, packed, random_tokens
+from trainer import Trainer, fresh_model, packed, random_tokens
 
 from psann_jax.interop import psannlm
-from psann_jax.model import LM, flops_per_token
+from psann_jax.model import flops_per_token
 
 PUBLISHED = 614_749.6  # tokens/s of psannlm, float32, by its report on a GPU of an H200 pair
 
@@ -50,7 +49,7 @@ def forward(args: argparse.Namespace) -> dict[str, Any]:
 def _ours(sizes: Sizes, tokens: Any, dtype: str):
     """A compiled forward pass, its weights under psannlm's names, and its operations."""
     base = base_of("respsann", sizes, dtype)
-    model = LM(base, rngs=nnx.Rngs(0))
+    model = fresh_model(base)
     weights = psannlm.to_state(model)
     placed = jax.device_put(tokens)
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):

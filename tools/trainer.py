@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from flax import nnx
 import jax
 from limits import Limits, shares
 from model_sizes import Sizes
@@ -66,6 +67,11 @@ class Trainer:
             "compile_s": self.compile_s,
             "loss": float(self.loss),
         }
+
+
+def fresh_model(base: Base) -> LM:
+    """A model drawn in one program, as `init_state` does: layer by layer it takes long."""
+    return jax.jit(lambda key: LM(base, rngs=nnx.Rngs(key)))(jax.random.key(0))
 
 
 def random_tokens(sizes: Sizes) -> np.ndarray:
