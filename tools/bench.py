@@ -1,7 +1,8 @@
 """Benchmarks: `.venv/bin/python tools/bench.py B1 --bases respsann,rwkv6`.
 
 Prints one JSON object to stdout (or --out FILE), and rows for the eye to stderr. Sizes suit the
-backend; `--scale tiny` only shows that a benchmark runs. `bench.py ID --help` lists the flags.
+backend; `--scale tiny` only shows that a benchmark runs. `bench.py ID --help` lists the flags, and
+their values where they are not given: one, or those at the scales tiny / cpu / accelerator.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def title(benchmark: Benchmark) -> str:
-    return benchmark.run.__doc__.split("\n")[0]
+    return (benchmark.about or benchmark.run.__doc__).split("\n")[0]
 
 
 def measured(argv: list[str]) -> dict[str, Any]:

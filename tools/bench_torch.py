@@ -146,5 +146,6 @@ BENCHMARKS = {
             "attention": "sdpa",
         },
         has_children=True,
+        about="What B8 measures, at two sizes that suit a CPU.",
     ),
 }

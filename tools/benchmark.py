@@ -42,25 +42,29 @@ class Benchmark(NamedTuple):
     Attributes:
       flags: of its own, in place of COMMON where they have the same name.
       has_children: whether other processes need the accelerator at the same time.
+      about: what it measures, where the function's docstring says too little.
     """
 
     run: Callable[[argparse.Namespace], dict[str, Any]]
     flags: Flags
     has_children: bool = False
+    about: str = ""
 
 
 def add_flags(p: argparse.ArgumentParser, flags: Flags) -> None:
     """A flag for each; what is not given stays None, for `settle`."""
-    for name, value in flags.items():
+    for name, given in flags.items():
+        by = given if isinstance(given, By) else By(given, given, given)
+        value = by.accelerator
         options: dict[str, Any] = {"choices": CHOICES.get(name)}
-        value = value.accelerator if isinstance(value, By) else value
         if isinstance(value, bool):
             options = {"action": argparse.BooleanOptionalAction}
         elif isinstance(value, tuple):
             options["type"] = _tuple_of(type(value[0]) if value else str)
         else:
             options["type"] = type(value)
-        p.add_argument(f"--{name.replace('_', '-')}", **options)
+        values = " / ".join(map(str, by)) if by is given else str(given)
+        p.add_argument(f"--{name.replace('_', '-')}", help=values, **options)
 
 
 def _tuple_of(kind: type) -> Callable[[str], tuple]:
