@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv train test lint format clean
+.PHONY: help venv train test bench lint format clean
 
 help:
 	@echo "make train   train the quickstart on this machine, print samples"
 	@echo "make test    run the tests"
+	@echo "make bench   measure on this CPU, write docs/performance.md; nothing else should run"
 	@echo "make lint    run the linters and the type checker"
 	@echo "make format  format the code"
 	@echo "make venv    only make .venv with everything for development"
@@ -26,6 +27,18 @@ train: venv
 test: venv
 	JAX_NUM_CPU_DEVICES=1 $(BIN)/python -m pytest -m "not mesh"
 	$(BIN)/python -m pytest -m mesh
+
+# One that fails does not lose the others. B15 is B8 at the sizes of a CPU.
+CPU_BENCHMARKS := 0 1 2 3 4 5 6 7 9 10 11 12 13 14 15 16 17 18
+CPU_REPORTS := reports/performance/cpu
+
+bench: venv
+	failed=; for i in $(CPU_BENCHMARKS); do \
+	    JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 timeout 300 $(BIN)/python tools/bench.py B$$i \
+	        --keep-memory --out $(CPU_REPORTS)/B$$i.json || failed="$$failed B$$i"; \
+	done; \
+	JAX_PLATFORMS=cpu $(BIN)/python tools/performance_page.py; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint: venv
 	$(BIN)/ruff check .

@@ -4,22 +4,13 @@ import argparse
 from functools import partial
 from typing import Any
 
+from benchmark import DTYPE, Benchmark, By, Flags
 import jax
 import jax.numpy as jnp
 from timing import ratio, summary, take_turns, timed
 
 from psann_jax.ops import alibi
 from psann_jax.ops.attention import BACKENDS, attention
-
-
-def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--batch", type=int, default=1)
-    p.add_argument("--length", type=int, default=1024)
-    p.add_argument("--heads", type=int, default=4)
-    p.add_argument("--head-dim", type=int, default=64)
-    p.add_argument("--document", type=int, default=0, help="tokens of one; 0: rows are not packed")
-    p.add_argument("--alibi", action="store_true")
-    p.add_argument("--backends", default=",".join(BACKENDS[1:]))
 
 
 def backends(args: argparse.Namespace) -> dict[str, Any]:
@@ -31,7 +22,7 @@ def backends(args: argparse.Namespace) -> dict[str, Any]:
         place = jnp.arange(args.length) // args.document + 1
         case["segments"] = jnp.broadcast_to(place, shape[:2])
     variants, memory, refused = {}, {}, {}
-    for name in args.backends.split(","):
+    for name in args.backends:
         op = partial(attention, **case, backend=name)
         try:
             programs = {"forward": op, "forward+backward": partial(_both, op, arrays[3])}
@@ -57,3 +48,16 @@ def backends(args: argparse.Namespace) -> dict[str, Any]:
 def _both(op, g, *qkv):
     out, pull = jax.vjp(op, *qkv)
     return out, pull(g)
+
+
+FLAGS: Flags = {
+    **DTYPE,
+    "batch": By(1, 1, 8),
+    "length": By(40, 1024, 4096),
+    "heads": By(2, 4, 16),
+    "head_dim": By(8, 64, 64),
+    "document": 0,  # tokens of one; 0: rows are not packed
+    "alibi": False,
+    "backends": BACKENDS[1:],
+}
+BENCHMARKS = {"attention": Benchmark(backends, FLAGS)}

@@ -1,11 +1,11 @@
-"""GroundThink's benchmarks B1 (speed), B2 (memory), B3 (stability), of any preset or base."""
+"""GroundThink's benchmarks G-B1 (speed), G-B2 (memory), G-B3 (stability), of any preset or base."""
 
 import argparse
 from functools import partial
-from pathlib import Path
 import time
 from typing import Any
 
+from benchmark import DTYPE, Benchmark, By, Flags
 import jax
 import numpy as np
 from timing import summary, take_turns, timed
@@ -23,23 +23,13 @@ from psann_jax.train.state import init_state
 from psann_jax.train.step import eval_step, jit_train_step
 
 
-def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--preset", default="5M", help="as bases.preset knows them")
-    p.add_argument("--n-layers", type=int, help="in place of the preset's")
-    p.add_argument("--batch", type=int, default=8, help="rows a step")
-    p.add_argument("--length", type=int, default=64, help="tokens a row")
-    p.add_argument("--steps", type=int, default=100, help="of B3")
-    p.add_argument("--learning-rate", type=float, default=3e-4)
-    p.add_argument("--text", type=Path, nargs="*", default=(), help="files; none: embedded text")
-
-
 class Setup:
     """A preset with its optimizer on real rows of characters, and its two compiled programs."""
 
     def __init__(self, args: argparse.Namespace):
         self.corpus = prepare(
             DataConfig(
-                sources=tuple(map(str, args.text)),
+                sources=args.text,
                 tokenizer="groundthink-char",
                 max_length=args.length,
                 val_split=0.0,
@@ -47,7 +37,7 @@ class Setup:
         )
         vocabulary = self.corpus.tokenizer.vocab_size
         fields = {"vocab_size": vocabulary, "dtype": args.dtype}
-        if args.n_layers is not None:
+        if args.n_layers:
             fields["n_layers"] = args.n_layers
         base = bases.preset(args.preset, **fields)
         self.config = Config(
@@ -87,8 +77,8 @@ class Setup:
         }
 
 
-def b1(args: argparse.Namespace) -> dict[str, Any]:
-    """B1: tokens a second of the forward pass and of the train step, each synchronised."""
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second of the forward pass and of the train step, each synchronised."""
     setup = Setup(args)
     tokens = args.batch * args.length
     # One after the other: a step takes the forward pass's weights with it.
@@ -100,8 +90,8 @@ def b1(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def b2(args: argparse.Namespace) -> dict[str, Any]:
-    """B2: bytes that the forward pass and the train step need, as compiled, and the peak."""
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Bytes that the forward pass and the train step need, as compiled, and the peak."""
     setup = Setup(args)
     results = {}
     for name, program in setup.programs.items():
@@ -116,8 +106,8 @@ def b2(args: argparse.Namespace) -> dict[str, Any]:
     return {"results": results, "memory_bytes": memory_bytes(), **setup.described()}
 
 
-def b3(args: argparse.Namespace) -> dict[str, Any]:
-    """B3: 100 AdamW steps on text: the loss has to fall, and no number may be lost."""
+def stability(args: argparse.Namespace) -> dict[str, Any]:
+    """100 AdamW steps on text: the loss has to fall, and no number may be lost."""
     setup, losses, norms = Setup(args), [], []
     for _ in range(args.steps):
         metrics = setup.step()
@@ -134,4 +124,21 @@ def b3(args: argparse.Namespace) -> dict[str, Any]:
         "mean_grad_norm": float(np.mean(norms)),
         "passed": finite and bool(end < start),
     }
-    return {"results": {"b3": found}, **setup.described()}
+    return {"results": {"stability": found}, **setup.described()}
+
+
+FLAGS: Flags = {
+    **DTYPE,
+    "preset": By("1M", "5M", "5M"),  # as bases.preset knows them
+    "n_layers": By(1, 0, 0),  # 0: the preset's
+    "batch": By(2, 8, 8),
+    "length": By(8, 64, 64),
+    "steps": By(3, 100, 100),  # of G-B3
+    "learning_rate": 3e-4,
+    "text": (),  # files; none: the embedded text
+}
+BENCHMARKS = {
+    "G-B1": Benchmark(speed, FLAGS),
+    "G-B2": Benchmark(memory, FLAGS),
+    "G-B3": Benchmark(stability, FLAGS),
+}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmark import DTYPE, Benchmark, By, Flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -16,25 +17,15 @@ from psann_jax.model import LM
 from psann_jax.ops.ssd import ssd, ssd_sequential
 from psann_jax.ops.wkv6 import wkv6, wkv6_sequential
 
+FLAGS: Flags = {
+    **DTYPE,
+    "op": "wkv6",
+    "batch": By(1, 4, 4),
+    "heads": By(1, 4, 4),
+    "head_dim": By(4, 64, 64),  # also the state's other size
+    "decays": "init",
+}
 OPS = {"wkv6": (wkv6, wkv6_sequential), "ssd": (ssd, ssd_sequential)}
-
-
-def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--op", choices=tuple(OPS), default="wkv6")
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--heads", type=int, default=4)
-    p.add_argument("--head-dim", type=int, default=64, help="also the state's other size")
-    p.add_argument("--length", type=int, default=512)
-    p.add_argument("--lengths", default="512,1024,2048,4096,8192")
-    p.add_argument("--chunks", default="32,64,128")
-    p.add_argument("--decays", choices=("init", "strong"), default="init")
-
-
-def add_context_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--preset", default="5M", help="as bases.preset knows them")
-    p.add_argument("--batch", type=int, default=8)
-    p.add_argument("--vocab-size", type=int, default=97)
-    p.add_argument("--lengths", default="128,8192", help="tokens of context")
 
 
 def scans(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,7 +34,7 @@ def scans(args: argparse.Namespace) -> dict[str, Any]:
     inputs = _inputs(args, args.length, args.batch)
     variants = {"sequential": timed(partial(_both(sequential), *inputs))}
     variants["sequential forward"] = timed(partial(jax.jit(sequential), *inputs))
-    for chunk in map(int, args.chunks.split(",")):
+    for chunk in args.chunks:
         op = partial(chunked, chunk=chunk)
         variants[f"chunk {chunk}"] = timed(partial(_both(op), *inputs))
         variants[f"chunk {chunk} forward"] = timed(partial(jax.jit(op), *inputs))
@@ -58,7 +49,7 @@ def scans(args: argparse.Namespace) -> dict[str, Any]:
 def scan_lengths(args: argparse.Namespace) -> dict[str, Any]:
     """Time and memory a token of the chunked recurrence, as the row grows."""
     variants, memory = {}, {}
-    for length in map(int, args.lengths.split(",")):
+    for length in args.lengths:
         inputs = _inputs(args, length, 1)
         run = _both(OPS[args.op][0]).lower(*inputs).compile()
         variants[length] = timed(partial(run, *inputs))
@@ -76,7 +67,7 @@ def context(args: argparse.Namespace) -> dict[str, Any]:
     base = bases.preset(args.preset, vocab_size=args.vocab_size, dtype=args.dtype)
     model = jax.jit(decoding_model)(LM(base, rngs=nnx.Rngs(0)))
     step, variants = jax.jit(lambda m, t, s: m(t, None, s)), {}
-    for length in map(int, args.lengths.split(",")):
+    for length in args.lengths:
         tokens = jax.random.randint(jax.random.key(0), (args.batch, length), 0, args.vocab_size)
         _, state = step(model, tokens, model.init_state(args.batch, length + 1))
         variants[f"after {length}"] = timed(partial(step, model, tokens[:, :1], state))
@@ -116,3 +107,24 @@ def _both(op: Callable[..., Any]) -> Any:
 def _per_head_token(seconds: list[float], head_tokens: int) -> dict[str, float]:
     row = summary(seconds)
     return row | {"ns_per_head_token": row["median_s"] * 1e9 / head_tokens}
+
+
+BENCHMARKS = {
+    "scans": Benchmark(
+        scans,
+        {**FLAGS, "length": By(40, 512, 512), "chunks": By((16,), (32, 64, 128), (32, 64, 128))},
+    ),
+    "scan-lengths": Benchmark(
+        scan_lengths, {**FLAGS, "lengths": By((16, 32), (512, 1024, 2048, 4096, 8192), (512, 8192))}
+    ),
+    "context": Benchmark(
+        context,
+        {
+            **DTYPE,
+            "preset": "5M",
+            "batch": By(1, 8, 8),
+            "vocab_size": 97,
+            "lengths": By((4, 8), (128, 8192), (128, 8192)),  # tokens of context
+        },
+    ),
+}

@@ -29,7 +29,7 @@ def parts(base: Base, model: Any, batch: Batch, optimizer) -> dict[str, Part]:
     repeats = base.n_layers // len(pattern)
     found: dict[str, Part] = {}
     for i, make in enumerate(m for block in pattern for m in block):
-        layer = make(base.d_model, dtype=jnp.dtype(base.dtype), rngs=nnx.Rngs(0))
+        layer = make(base.d_model, rngs=nnx.Rngs(0))
         name = f"{type(layer.mixer).__name__.lower()} {i}"
         found[name] = repeats, partial(_through(layer, seq), layer, x, g)
     head = model.head.kernel[...] + 0  # a copy: the step donates its model

@@ -1,6 +1,7 @@
 """Timing on machines that others use too: variants take turns, so all see the same noise."""
 
 from collections.abc import Callable
+import datetime
 import os
 from pathlib import Path
 import platform
@@ -14,16 +15,18 @@ import optax
 
 SETTLE = 0.01  # seconds between turns, in which the last one's spinning threads fall asleep
 
-Variant = Callable[[], float]  # runs once, returns its seconds
+Variant = Callable[[], float]  # runs, returns the seconds of one run
 
 
-def timed(run: Callable[[], Any]) -> Variant:
-    """A variant that runs `run` and waits for the arrays it returns."""
+def timed(run: Callable[[], Any], window: int = 1) -> Variant:
+    """A variant that calls `run` so often, then waits for its arrays; seconds a call."""
 
     def once() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(run())
-        return time.perf_counter() - start
+        for _ in range(window):
+            out = run()
+        jax.block_until_ready(out)
+        return (time.perf_counter() - start) / window
 
     return once
 
@@ -65,7 +68,7 @@ def use_threads(n: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, device and load: what a figure means nothing without."""
+    """Versions, device, load and date: what a figure means nothing without."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -76,6 +79,7 @@ def machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "processor": _processor(),
         "load": os.getloadavg(),
+        "date": datetime.date.today().isoformat(),
     }
 
 

@@ -1,73 +1,87 @@
-"""The benchmark script prints records that other programs can read."""
+"""Every benchmark prints a record that other programs can read; sizes are tiny throughout."""
 
 import json
 from pathlib import Path
 import subprocess
 import sys
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "bench.py"
+import bench
+import pytest
 
-
-def test_bench_sine_prints_one_json_record_with_its_fields():
-    flags = ["--rows", "32", "--features", "16", "--n", "2", "--warmup", "1"]
-    command = [sys.executable, SCRIPT, "sine", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    record = json.loads(done.stdout)
-    assert record["id"] == "sine" and record["n"] == 2
-    assert record["config"]["rows"] == 32
-    assert {"jax", "python"} <= set(record["versions"])
-    assert {"device", "processor", "load"} <= set(record)
-    for name in ("sine", "reference", "gelu"):
-        for part in ("forward", "forward+backward"):
-            row = record["results"][f"{name} {part}"]
-            assert 0 < row["p10_s"] <= row["median_s"] <= row["p90_s"]
-    assert record["ratio_gelu"]["of_medians"] > 0
+SCRIPT = Path(bench.__file__)
 
 
 def _record(*flags):
-    command = [sys.executable, SCRIPT, *flags, "--n", "2", "--warmup", "1"]
+    return bench.measured([*flags, "--scale", "tiny"])
+
+
+def test_bench_writes_one_json_record_with_its_fields(tmp_path):
+    out = tmp_path / "new" / "B0.json"
+    command = [sys.executable, SCRIPT, "B0", "--scale", "tiny", "--n", "3", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    record = json.loads(out.read_text())
+    assert record["id"] == "B0" and record["n"] == 3
+    assert record["command"] == "B0 --scale tiny --n 3"
+    assert record["config"]["gemm_size"] == 128
+    assert {"jax", "python"} <= set(record["versions"])
+    assert {"device", "processor", "load", "date"} <= set(record)
+    for row in record["results"].values():
+        assert 0 < row["p10_s"] <= row["median_s"] <= row["p90_s"]
+    assert "gemm float32" in done.stderr and not done.stdout
 
 
-def test_bench_sparse_compares_shifts_with_a_gather_and_a_matmul():
-    record = _record("sparse", "--rows", "64", "--features", "16")
-    assert {f"{n} forward+backward" for n in ("shifts", "gather", "dense")} <= set(
-        record["results"]
-    )
-    assert record["ratio_gather_forward+backward"]["of_medians"] > 0
+def test_every_benchmark_of_the_plan_is_there():
+    assert {f"B{i}" for i in range(19)} <= set(bench.BENCHMARKS)
 
 
-def test_bench_bases_takes_turns_between_the_bases_asked_for():
-    sizes = ["--d-model", "16", "--n-layers", "1", "--n-heads", "2", "--d-mlp", "16"]
-    rows = ["--vocab-size", "32", "--length", "16", "--batch", "2", "--bases", "respsann,geosparse"]
-    record = _record("bases", *sizes, *rows)
-    assert set(record["results"]) == {"respsann", "geosparse"}
-    assert record["ratio_geosparse"]["of_medians"] > 0
+def test_rows_have_shares_of_what_the_same_process_measured():
+    record = _record("B1", "--bases", "respsann,transformer", "--d-mlp", "16")
+    rows, limit = record["results"], record["results"]["gemm float32"]["flops_per_s"]
+    row = rows["transformer"]
+    assert row["flops_per_s"] == row["tokens_per_s"] * row["flops_per_token"]
+    assert row["of_gemm"] == row["flops_per_s"] / limit
+    assert row["mfu_989"] == row["flops_per_s"] / 989e12
+    quotient = row["median_s"] / rows["respsann"]["median_s"]
+    assert record["ratio transformer / respsann"]["of_medians"] == pytest.approx(quotient)
+    assert record["config"]["sizes"]["tiny"]["d_mlp"] == 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "row", "key"),
+    [
+        (["B9", "--remats", "none"], "remat none", "program_bytes_per_token"),
+        (["B11"], "rows on the device", "tokens_per_s"),
+        (["B12", "--kinds", "hf"], "tokenizers itself", "megabytes_per_s"),
+        (["B13"], "B 2 prompt 4", "of_copy"),
+        (["B16"], "stall", "steps_lost"),
+        (["B18"], "cross-entropy forward+backward", "of_gemm"),
+        (["sparse"], "shifts forward+backward", "median_s"),
+        (["scans", "--op", "ssd", "--decays", "strong"], "chunk 16", "ns_per_head_token"),
+    ],
+)
+def test_a_benchmark_has_its_rows(flags, row, key):
+    assert _record(*flags)["results"][row][key] != 0
 
 
 def test_bench_attention_times_what_fits_and_says_what_does_not():
-    record = _record("attention", "--length", "40", "--head-dim", "8", "--document", "10")
+    record = _record("attention", "--document", "10")
     assert set(record["results"]) == {"blocks forward", "blocks forward+backward"}
     assert set(record["refused"]) == {"cudnn", "pallas"}
     assert "documents of a packed row" in record["refused"]["cudnn"]
 
 
-GROUNDTHINK = ("--preset", "1M", "--n-layers", "1", "--batch", "2", "--length", "8", "--steps", "3")
-
-
-def test_bench_b3_trains_on_text_and_says_whether_the_loss_fell(tmp_path):
+def test_bench_says_whether_the_loss_fell_on_the_text_given(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the sine wave rises and falls\n" * 40)
-    record = _record("B3", *GROUNDTHINK, "--text", str(text))
-    found = record["results"]["b3"]
+    record = _record("G-B3", "--text", str(text))
+    found = record["results"]["stability"]
     assert found["loss_change"] == found["loss_end"] - found["loss_start"]
     assert found["passed"] == (found["loss_change"] < 0)
     assert {"forward", "train step"} <= set(record["compile_s"])
 
 
-def test_bench_scans_compares_chunks_with_the_scan_over_tokens():
-    sizes = ["--batch", "1", "--heads", "1", "--head-dim", "4", "--length", "40"]
-    record = _record("scans", "--op", "ssd", *sizes, "--chunks", "16", "--decays", "strong")
-    assert record["ratio_chunk 16"]["of_medians"] > 0
-    assert record["results"]["chunk 16"]["ns_per_head_token"] > 0
+def test_a_peer_that_cannot_be_started_is_named_and_ours_is_measured(monkeypatch):
+    monkeypatch.setenv("PEER_PYTHON", "no-such-python")
+    record = _record("B15")
+    assert set(record["missing"]) == {f"tiny float32 psannlm {m}" for m in ("eager", "compile")}
+    assert record["results"]["tiny float32 psann_jax"]["tokens_per_s"] > 0

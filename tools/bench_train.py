@@ -1,0 +1,177 @@
+"""Benchmarks of our own train step: by base, by length, by batch, by depth, and its memory."""
+
+import argparse
+from typing import Any
+
+from benchmark import DTYPE, Benchmark, By, Flags
+from flax import nnx
+import jax
+import limits
+from model_sizes import OVERRIDES, Sizes, base_of, sizes_of
+import numpy as np
+from timing import ratio, take_turns
+from trainer import Trainer, packed, program_bytes, random_tokens
+
+from psann_jax import bases
+from psann_jax.bases import Base
+from psann_jax.model import LM, trainable, with_trained
+from psann_jax.run.environment import memory_bytes
+from psann_jax.train.step import loss_fn
+
+FLAGS: Flags = {**limits.FLAGS, **OVERRIDES, **DTYPE}
+SMALL: Flags = {**FLAGS, "config": By("tiny", "d128", "S"), "n": By(2, 7, 6), "warmup": By(1, 3, 2)}
+
+BASES = ("respsann", *(name for name in bases.names() if name != "respsann"))
+BY_BASE: Flags = {
+    **SMALL,
+    "document": 0,  # tokens of a document; 0: a row
+    "remat": "none",
+    "scan_layers": False,
+}
+
+
+def by_base(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step of bases at the same sizes, in turns."""
+    sizes = sizes_of(args)
+    batch = packed(random_tokens(sizes), args.document)
+    trainers = {}
+    for name in args.bases:
+        base = base_of(name, sizes, args.dtype, remat=args.remat, scan_layers=args.scan_layers)
+        trainers[name] = Trainer(base, batch)
+    machine = limits.measured(args)
+    variants = {name: trainer.variant(args.window) for name, trainer in trainers.items()}
+    seconds = take_turns(variants, args.n, args.warmup)
+    rows = {name: trainers[name].row(s, machine) for name, s in seconds.items()}
+    first, *others = seconds
+    ratios = {f"ratio {name} / {first}": ratio(seconds[name], seconds[first]) for name in others}
+    return {"results": machine | rows, **ratios}
+
+
+def by_length(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step at the same number of tokens in rows of growing length, and its memory."""
+    cases = {f"T {n}": _rows(args, n, args.tokens // n) for n in args.lengths}
+    return _one_by_one(args, cases)
+
+
+def by_batch(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step at growing numbers of tokens a step, and its memory."""
+    length = sizes_of(args).length
+    cases = {f"{n} tokens": _rows(args, length, n // length) for n in args.step_tokens}
+    record = _one_by_one(args, cases)
+    rows = [record["results"][name] for name in cases]
+    plateau = max(row["tokens_per_s"] for row in rows)
+    for row in rows:
+        row["of_plateau"] = row["tokens_per_s"] / plateau
+    return record
+
+
+def _rows(args: argparse.Namespace, length: int, batch: int) -> tuple[Base, Sizes]:
+    sizes = sizes_of(args)._replace(length=length, batch=max(1, batch))
+    return base_of("respsann", sizes, args.dtype), sizes
+
+
+def by_depth(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step by the number of layers, each compiled apart and as one scan."""
+    cases = {}
+    for name, scan_layers in {"unrolled": False, "scanned": True}.items():
+        for layers in args.layers:
+            sizes = sizes_of(args)._replace(n_layers=layers)
+            base = base_of("respsann", sizes, args.dtype, scan_layers=scan_layers)
+            cases[f"{name} L {layers}"] = base, sizes
+    record = _one_by_one(args, cases)
+    for name in ("unrolled", "scanned"):
+        times = [record["results"][f"{name} L {n}"]["median_s"] for n in args.layers]
+        slope, start = np.polyfit(args.layers, times, 1)
+        line = slope * np.array(args.layers) + start
+        record[f"{name}_s_per_layer"] = float(slope)
+        record[f"{name}_off_the_line"] = float(np.max(np.abs(times - line) / line))
+    return record
+
+
+def _one_by_one(args: argparse.Namespace, cases: dict[str, tuple[Base, Sizes]]) -> dict[str, Any]:
+    """Not in turns, so that only one program's memory is held at a time."""
+    results: dict[str, Any] = limits.measured(args)
+    machine = dict(results)
+    for name, (base, sizes) in cases.items():
+        trainer = Trainer(base, packed(random_tokens(sizes)))
+        seconds = take_turns({name: trainer.variant(args.window)}, args.n, args.warmup)[name]
+        results[name] = trainer.row(seconds, machine) | _memory(trainer)
+    return {"results": results}
+
+
+def _memory(trainer: Trainer) -> dict[str, float]:
+    needed = program_bytes(trainer.program)
+    return {"program_bytes": needed, "program_bytes_per_token": needed / trainer.tokens}
+
+
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Memory of the train step: as compiled, at its peak, and what is kept for the gradient."""
+    results = {}
+    sizes = sizes_of(args)
+    for remat in args.remats:
+        base = base_of("respsann", sizes, args.dtype, remat=remat)
+        trainer = Trainer(base, packed(random_tokens(sizes)))
+        jax.block_until_ready(trainer.step())
+        kept = residual_bytes(base, trainer)
+        results[f"remat {remat}"] = _memory(trainer) | {
+            "residual_bytes": kept,
+            "residual_bytes_per_token": kept / trainer.tokens,
+            "peak_bytes": memory_bytes(),  # so far, of the whole process
+        }
+    return {"results": results}
+
+
+def residual_bytes(base: Base, trainer: Trainer) -> int:
+    """Bytes that the forward pass keeps for the backward pass, the weights it reads included."""
+
+    def pull(batch):
+        model = LM(base, rngs=nnx.Rngs(0))
+        loss = lambda weights: loss_fn(with_trained(model, weights), batch)  # noqa: E731
+        return jax.vjp(loss, trainable(model))[1]
+
+    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), trainer.batch)
+    kept = jax.tree.leaves(jax.eval_shape(pull, rows))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+
+BENCHMARKS = {
+    "B1": Benchmark(
+        by_base,
+        {
+            **BY_BASE,
+            "bases": By(("respsann", "rwkv6"), BASES, BASES),
+        },
+    ),
+    "B3": Benchmark(
+        by_base,
+        {
+            **BY_BASE,
+            "config": By("tiny", "d256", "L"),
+            "bases": ("respsann",),
+            "scan_layers": By(False, False, True),
+        },
+        about="The train step of a deep model: 1.4 billion parameters, on an accelerator.",
+    ),
+    "B4": Benchmark(
+        by_length,
+        {
+            **SMALL,
+            "lengths": By((16, 32), (128, 256, 512, 1024), (512, 1024, 2048, 4096, 8192)),
+            "tokens": By(64, 2048, 131_072),  # a step
+        },
+    ),
+    "B5": Benchmark(
+        by_batch,
+        {
+            **SMALL,
+            "step_tokens": By(
+                (32, 64), (512, 1024, 2048, 4096), tuple(2**n for n in range(12, 19))
+            ),
+        },
+    ),
+    "B6": Benchmark(
+        by_depth,
+        {**SMALL, "layers": By((1, 2), (2, 4, 8), (2, 4, 8, 16, 32)), "batch": By(0, 0, 16)},
+    ),
+    "B9": Benchmark(memory, {**SMALL, "remats": ("none", "dots", "full")}),
+}
