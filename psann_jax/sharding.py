@@ -86,10 +86,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def by_device(x: jax.Array) -> jax.Array:
-    """Rows [B, ...] as [W, B / W, ...]: those of each of the W devices that the batch is spread over.
+    """Rows [B, ...] as [W, B / W, ...], W the devices that the batch is spread over.
 
-    What is summed over all axes but the first stays on its device. W is 1 outside
-    `jax.set_mesh`, and where the rows do not divide.
+    Sums over all axes but the first then stay on their device. W is 1 outside `jax.set_mesh`, and
+    where the rows do not divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     ways = 1 if mesh.empty or x.shape[0] % batch_ways(mesh) else batch_ways(mesh)
