@@ -93,6 +93,18 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes)) if distributed() else x
 
 
+def by_device(x: jax.Array) -> jax.Array:
+    """Rows [B, ...] as [W, B / W, ...], W the devices that the batch is spread over.
+
+    Sums over all axes but the first then stay on their device. W is 1 outside `jax.set_mesh`, and
+    where the rows do not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty or x.shape[0] % batch_ways(mesh) else batch_ways(mesh)
+    groups = x.reshape(ways, -1, *x.shape[1:])
+    return groups if ways == 1 else constrain(groups, "batch", *[None] * x.ndim)
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sharding of a batch array whose batch axis comes after `leading` whole axes."""
     return NamedSharding(mesh, P(*(None,) * leading, RULES["batch"]))

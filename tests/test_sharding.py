@@ -117,6 +117,22 @@ def test_constrain_spreads_the_batch_inside_a_mesh():
     assert y.addressable_shards[0].data.shape == (1, 3)
 
 
+def test_by_device_keeps_rows_where_they_are():
+    mesh = sharding.make_mesh(2, 2, 2)
+    rows = jax.device_put(np.arange(24).reshape(8, 3), sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        apart = jax.jit(sharding.by_device)(rows)
+    np.testing.assert_array_equal(apart, np.arange(24).reshape(4, 2, 3))
+    for one, its in zip(apart.addressable_shards, rows.addressable_shards, strict=True):
+        np.testing.assert_array_equal(one.data[0], its.data)
+
+
+@pytest.mark.parametrize("rows", [6, 1])
+def test_by_device_leaves_rows_that_do_not_divide_together(rows):
+    with jax.set_mesh(sharding.make_mesh(1, 8, 1)):
+        assert sharding.by_device(jnp.ones((rows, 3))).shape == (1, rows, 3)
+
+
 def test_batch_sharding_leaves_micro_batches_whole():
     mesh = sharding.make_mesh(2, 2, 2)
     x = jax.device_put(np.zeros((3, 8, 5)), sharding.batch_sharding(mesh, leading=1))

@@ -66,7 +66,7 @@ class Residual(nnx.Module):
         y, state = self.mixer(self.norm(x), seq, state)
         y = dropout(y, self.dropout, seq.key)
         y = drop_path(y, self.drop_path, seq.fold(2).key)
-        y = y if self.alpha is None else (self.alpha[...] * y.astype(jnp.float32)).astype(y.dtype)
+        y = y if self.alpha is None else _scaled(y, self.alpha[...])
         return constrain(self._join(x, y), "batch", "length", None), state
 
     def init_state(self, batch: int, max_len: int, dtype) -> State:
@@ -74,6 +74,11 @@ class Residual(nnx.Module):
 
     def _join(self, x, y):
         return x + y
+
+
+@jax.checkpoint  # keeps y as it is for alpha's gradient, which is summed in float32
+def _scaled(y, alpha):
+    return (alpha * y.astype(jnp.float32)).astype(y.dtype)
 
 
 class Replacing(Residual):

@@ -1,10 +1,29 @@
-"""Norms over the features, computed in float32: one of NORMS goes before every mixer."""
+"""Norms over the features, computed in float32: one of NORMS goes before every mixer.
+
+For the backward pass they keep x alone, in its own dtype, and compute the float32 arrays again.
+"""
 
 from collections.abc import Callable
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+
+
+@jax.checkpoint
+def _rms(x, scale):
+    x32 = x.astype(jnp.float32)
+    power = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+    return (x32 * (scale * jax.lax.rsqrt(power + 1e-6))).astype(x.dtype)
+
+
+@jax.checkpoint
+def _layer(x, scale, bias):
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    power = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    unit = centred * jax.lax.rsqrt(power + 1e-5)
+    return (unit * scale + bias).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -14,9 +33,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((d_model,)), axes=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-        x32 = x.astype(jnp.float32)
-        power = jnp.mean(x32 * x32, axis=-1, keepdims=True)
-        return (x32 * (self.scale[...] * jax.lax.rsqrt(power + 1e-6))).astype(x.dtype)
+        return _rms(x, self.scale[...])
 
 
 class LayerNorm(nnx.Module):
@@ -27,11 +44,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((d_model,)), axes=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-        x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        power = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        unit = centred * jax.lax.rsqrt(power + 1e-5)
-        return (unit * self.scale[...] + self.bias[...]).astype(x.dtype)
+        return _layer(x, self.scale[...], self.bias[...])
 
 
 class NoNorm(nnx.Module):

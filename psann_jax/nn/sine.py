@@ -139,10 +139,10 @@ def _initial(config: SineConfig, name: str, features: int, rngs: nnx.Rngs) -> ja
 
 
 class Pointwise(nnx.Module):
-    """An activation without parameters."""
+    """An activation without parameters, which keeps z alone for the backward pass."""
 
     def __init__(self, function: Callable[[jax.Array], jax.Array]):
-        self.function = function
+        self.function = jax.checkpoint(function)
 
     def __call__(self, z: jax.Array) -> jax.Array:  # [..., F]
         return self.function(z)

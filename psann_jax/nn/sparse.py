@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from psann_jax.nn.block import Residual
@@ -23,6 +24,10 @@ PATTERNS = ("local", "random", "hash")
 _MOST_SHIFTS = 81  # neighbours up to which shifts beat a gather of fewer, forward and backward
 _WIDEST = 64  # radius
 _DEPTH_SEED = 9973  # psannlm's step between the seeds of the blocks of an MLP
+# A sparse block is cheap to compute and wide to keep: the backward pass has its input and the
+# outputs of its two maps, and computes norm, activation and borders again.
+_KEPT = "sparse"
+_KEEP = jax.checkpoint_policies.save_only_these_names(_KEPT)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -141,7 +146,8 @@ class SparsePair(nnx.Module):
         self.fc2 = SparseLinear(features, config, rngs=rngs)
 
     def __call__(self, x: jax.Array, seq: Seq, state: None = None):  # [B, T, M]
-        return self.fc2(self.act(self.fc1(x, self._connect)), self._connect), None
+        z = checkpoint_name(self.fc1(x, self._connect), _KEPT)
+        return checkpoint_name(self.fc2(self.act(z), self._connect), _KEPT), None
 
     def init_state(self, batch: int, max_len: int, dtype) -> None:
         return None
@@ -199,7 +205,7 @@ class GeoSparseMLP(nnx.Module):
     def __call__(self, x: jax.Array, seq: Seq, state: None = None):  # [B, T, D]
         h = constrain(self.up(x), "batch", "length", "mlp")  # [B, T, M]
         for i, block in enumerate(self.blocks):
-            h, _ = block(h, seq.fold(3 + i))
+            h, _ = jax.checkpoint(block, policy=_KEEP)(h, seq.fold(3 + i))
         return self.down(h), None
 
     def init_state(self, batch: int, max_len: int, dtype) -> None:

@@ -1,5 +1,7 @@
 """Causal depthwise dilated convolution over time, with a carried past."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -29,17 +31,22 @@ def causal_conv(
     Returns:
       y [B, T, D], and past with x behind it, [B, span + T, D].
     """
-    width, length = taps.shape[0], x.shape[1]
-    reach = span(width, dilation)
-    history = with_past(x, past, reach)
-    y = x.astype(jnp.float32) * taps[-1]
-    for i in range(width - 1):
+    history = with_past(x, past, span(taps.shape[0], dilation))
+    return _convolved(history, taps, positions, dilation), history
+
+
+@functools.partial(jax.checkpoint, static_argnums=3)  # keeps no float32 copy of each tap's inputs
+def _convolved(history, taps, positions, dilation):
+    reach = span(taps.shape[0], dilation)
+    length = history.shape[1] - reach
+    y = history[:, reach:].astype(jnp.float32) * taps[-1]
+    for i, tap in enumerate(taps[:-1]):
         lag = reach - i * dilation
         seen = jax.lax.slice_in_dim(history, reach - lag, reach - lag + length, axis=1)
         if positions is not None:
             seen = jnp.where(positions[..., None] >= lag, seen, 0)
-        y = y + seen.astype(jnp.float32) * taps[i]
-    return y.astype(x.dtype), history
+        y = y + seen.astype(jnp.float32) * tap
+    return y.astype(history.dtype)
 
 
 def with_past(x: jax.Array, past: jax.Array | None, reach: int) -> jax.Array:

@@ -2,12 +2,17 @@
 
 The forward pass of a gradient also forms the gradients, so each chunk's logits are computed
 once: three matrix products, as without chunks. Evaluation computes the loss alone.
+
+Each device walks over the chunks of its own rows, and sums over devices come after the walk:
+inside of it, every chunk would send the kernel's gradient around once.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+from psann_jax.sharding import by_device, constrain
 
 _CHUNK_BYTES = {"cpu": 2**23}  # of float32 logits: what stays in the cache
 _DEFAULT_CHUNK_BYTES = 2**28
@@ -34,23 +39,23 @@ def linear_cross_entropy(
 
 
 def chunk_tokens(vocabulary: int) -> int:
-    """Tokens whose logits are held at once."""
+    """Tokens whose logits a device holds at once."""
     budget = _CHUNK_BYTES.get(jax.default_backend(), _DEFAULT_CHUNK_BYTES)
     return max(1, budget // (4 * vocabulary))
 
 
-def _chunked(x, kernel, targets, weights):
-    """The three arrays cut along T (whole in B, so that shards of B stay where they are)."""
-    batch, length = targets.shape
-    size = min(length, max(1, chunk_tokens(kernel.shape[1]) // batch))
+def _chunked(*arrays, vocabulary):
+    """Arrays [B, T, ...] as [n, B, C, ...]: chunks of as many tokens as a device holds at once."""
+    batch, length = arrays[-1].shape
+    size = min(length, max(1, chunk_tokens(vocabulary) // batch))
     n = -(-length // size)
     size = -(-length // n)
 
-    def cut(a):  # [B, T, ...] -> [n, B, size, ...]
+    def cut(a):
         a = jnp.pad(a, ((0, 0), (0, n * size - length)) + ((0, 0),) * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(batch, n, size, *a.shape[2:]), 1, 0)
 
-    return tuple(map(cut, (x, targets, weights)))
+    return tuple(map(cut, arrays))
 
 
 def _nats(logits, targets, weights, smoothing):
@@ -65,18 +70,27 @@ def _nats(logits, targets, weights, smoothing):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _loss(x, kernel, targets, weights, smoothing):
-    kernel = kernel.astype(x.dtype)
+    table, vocabulary = _whole(kernel, x.dtype), kernel.shape[1]
 
-    def body(total, chunk):
-        x, targets, weights = chunk
-        logits = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
-        return total + _nats(logits, targets, weights, smoothing)[0], None
+    def of_rows(x, targets, weights):
+        def body(total, chunk):
+            x, targets, weights = chunk
+            logits = jnp.dot(x, table, preferred_element_type=jnp.float32)
+            return total + _nats(logits, targets, weights, smoothing)[0], None
 
-    return jax.lax.scan(body, jnp.float32(0), _chunked(x, kernel, targets, weights))[0]
+        chunks = _chunked(x, targets, weights, vocabulary=vocabulary)
+        return jax.lax.scan(body, jnp.float32(0), chunks)[0]
+
+    return jnp.sum(jax.vmap(of_rows)(*map(by_device, (x, targets, weights))))
+
+
+def _whole(kernel, dtype):
+    """The kernel [D, V] as each device multiplies with it."""
+    return constrain(kernel.astype(dtype), None, "vocab")
 
 
 def _loss_fwd(x, kernel, targets, weights, smoothing):
-    table, vocabulary = kernel.astype(x.dtype), kernel.shape[1]
+    table, vocabulary = _whole(kernel, x.dtype), kernel.shape[1]
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def gradients(chunk):
@@ -94,15 +108,18 @@ def _loss_fwd(x, kernel, targets, weights, smoothing):
         part, dx = gradients(chunk)
         return jax.tree.map(jnp.add, total, part), dx
 
-    chunks = _chunked(x, table, targets, weights)
-    total, dx = gradients([c[0] for c in chunks])  # apart, so that no sum starts from zeros
-    dx = dx[None]
-    if len(chunks[0]) > 1:
-        total, others = jax.lax.scan(body, total, [c[1:] for c in chunks])
-        dx = jnp.concatenate([dx, others])
-    dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
-    nats, d_kernel = total
-    return nats, (dx, d_kernel.astype(kernel.dtype))
+    def of_rows(x, targets, weights):
+        chunks = _chunked(x, targets, weights, vocabulary=vocabulary)
+        total, dx = gradients([c[0] for c in chunks])  # apart, so that no sum starts from zeros
+        dx = dx[None]
+        if len(chunks[0]) > 1:
+            total, others = jax.lax.scan(body, total, [c[1:] for c in chunks])
+            dx = jnp.concatenate([dx, others])
+        return total, jnp.moveaxis(dx, 0, 1).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
+
+    sums, dx = jax.vmap(of_rows)(*map(by_device, (x, targets, weights)))
+    nats, d_kernel = jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
+    return nats, (dx.reshape(x.shape), d_kernel.astype(kernel.dtype))
 
 
 def _loss_bwd(smoothing, saved, g):
