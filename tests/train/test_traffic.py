@@ -6,16 +6,20 @@ from pathlib import Path
 import subprocess
 import sys
 
+import collectives
 import pytest
 
 SCRIPT = Path(__file__).parent / "traffic.py"
+TOOLS = Path(collectives.__file__).parent
 UNROLLED = 8.2  # weights gathered and gradients summed: 4 bytes each, and what stays whole
 SCANNED = 12.0  # a loop over layers gathers the weights once forward, once backward
 
 
 def _traffic(*cases, devices=64):
     """Bytes a parameter of each case, by kind; XLA must not complain."""
+    path = os.pathsep.join(filter(None, [str(TOOLS), os.environ.get("PYTHONPATH")]))
     here = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    here["PYTHONPATH"] = path
     command = [sys.executable, str(SCRIPT), json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **here})
     assert done.returncode == 0, done.stderr
