@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import pytest
 
 from psann_jax import bases, sharding
-from psann_jax.model import LM, trainable, with_trained
+from psann_jax.model import LM
 from psann_jax.ops import cross_entropy
+from psann_jax.run.dry_run import saved_bytes
 from psann_jax.seq import Batch
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import init_state
-from psann_jax.train.step import jit_train_step, loss_fn
+from psann_jax.train.step import jit_train_step
 
 ATTENTION = ("respsann", "waveresnet", "sgrpsann", "geosparse", "transformer")
 SMALL = {"vocab_size": 32_000, "d_model": 512, "n_layers": 8, "n_heads": 8, "d_mlp": 2048}
@@ -38,11 +39,7 @@ def _kept_a_token(name, **options):
     base = bases.get(name)(**SMALL, dtype="bfloat16", scan_layers=True, **options)
     model = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
 
-    def kept(model, batch):
-        return jax.vjp(lambda w: loss_fn(with_trained(model, w), batch), trainable(model))[1]
-
-    one, two = (_bytes(jax.eval_shape(kept, model, _batch(rows, LENGTH))) for rows in (1, 2))
-    return (two - one) / LENGTH
+    return (saved_bytes(model, 2, LENGTH) - saved_bytes(model, 1, LENGTH)) / LENGTH
 
 
 @pytest.mark.parametrize("name", ATTENTION)
