@@ -1,11 +1,31 @@
-"""A short run that kept two checkpoints, for tests that only read one."""
+"""A short run that kept two checkpoints, for tests that only read one; a report that listens."""
 
 from pathlib import Path
+import threading
 
 import numpy as np
 import pytest
 
 from psann_jax import psannLM, psannLMDataPrep
+from psann_jax.run.report import Report
+
+
+class Lines(Report):
+    """A report that keeps what it says, and tells when it has said something."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.said, self.spoke = [], threading.Event()
+
+    def line(self, text):
+        self.said.append(text)
+        self.spoke.set()
+
+
+@pytest.fixture
+def report():
+    """A report whose `said` has the lines so far; the event `spoke` is set by the first."""
+    return Lines()
 
 
 @pytest.fixture(scope="session")

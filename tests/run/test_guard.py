@@ -12,23 +12,11 @@ from psann_jax.data import DataConfig
 from psann_jax.data.shards import Rows
 from psann_jax.run.guard import Guard, NotFinite
 from psann_jax.run.main import run
-from psann_jax.run.report import Report
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.metrics import read_metrics
 from psann_jax.train.optimizer import schedule
-
-
-class Lines(Report):
-    """A report that keeps what it says."""
-
-    def __init__(self):
-        super().__init__(quiet=True)
-        self.said = []
-
-    def line(self, text):
-        self.said.append(text)
 
 
 @pytest.fixture
@@ -82,9 +70,8 @@ def _rows(config, step):
     return row_order(n_rows, 4, step - 1, config.data.seed)
 
 
-def test_a_bad_step_is_skipped_told_and_counted(config, poison):
+def test_a_bad_step_is_skipped_told_and_counted(config, poison, report):
     poison(config, [3, 4])
-    report = Lines()
     run(config, report)
     rows = read_metrics(Workdir(config.workdir).metrics)
     assert [row["skipped_steps"] for row in rows] == [0, 0, 1, 2, 2, 2, 2, 2]
@@ -93,10 +80,10 @@ def test_a_bad_step_is_skipped_told_and_counted(config, poison):
     assert rows[4]["lr"] == pytest.approx(schedule(config.optimizer, 8)(2))  # of the third update
 
 
-def test_too_many_bad_steps_end_the_run_and_name_their_rows(config, poison):
+def test_too_many_bad_steps_end_the_run_and_name_their_rows(config, poison, report):
     poison(config, [5, 6, 7])
     with pytest.raises(NotFinite, match=r"step 7 is the last of 3 in a row") as error:
-        run(config, Lines())
+        run(config, report)
     rows = _rows(config, 7)
     assert f"Its rows: {', '.join(map(str, rows))}, of documents " in str(error.value)
     workdir = Workdir(config.workdir)
@@ -108,31 +95,30 @@ def test_too_many_bad_steps_end_the_run_and_name_their_rows(config, poison):
     checkpoints.close()
 
 
-def test_a_restart_goes_on_with_the_count(config, poison):
+def test_a_restart_goes_on_with_the_count(config, poison, report):
     poison(config, [3])
-    run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4)), Lines())
-    run(config, Lines())
+    run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4)), report)
+    run(config, report)
     rows = read_metrics(Workdir(config.workdir).metrics)
     assert [row["skipped_steps"] for row in rows] == [0, 0, 1, 1, 1, 1, 1, 1]
 
 
-def test_a_diverging_run_ends_with_exit_code_3(config, capsys):
+def test_a_diverging_run_ends_with_exit_code_3(config, capsys, report):
     wild = dataclasses.replace(config.optimizer, learning_rate=1e38, grad_clip=0.0)
-    assert exit_code(lambda: run(dataclasses.replace(config, optimizer=wild), Lines())) == 3
+    assert exit_code(lambda: run(dataclasses.replace(config, optimizer=wild), report)) == 3
     said = capsys.readouterr().err
     assert "optimizer.learning_rate=1e+38" in said
     assert len(said.splitlines()) <= 3
 
 
-def test_debug_nans_ends_at_the_operation(config, poison):
+def test_debug_nans_ends_at_the_operation(config, poison, report):
     poison(config, [2])
     debugging = dataclasses.replace(config.train, debug_nans=True)
     with pytest.raises(FloatingPointError, match="nan"):
-        run(dataclasses.replace(config, train=debugging), Lines())
+        run(dataclasses.replace(config, train=debugging), report)
 
 
-def test_a_spike_of_the_loss_is_told(config):
-    report = Lines()
+def test_a_spike_of_the_loss_is_told(config, report):
     guard = Guard(config, None, None, report, None, skipped=0)
     losses = [2.0, 2.1] * 15 + [2.2, 3.5]
     for step, loss in enumerate(losses, start=1):

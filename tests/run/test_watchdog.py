@@ -1,29 +1,8 @@
 """A wait that lasts is told while it lasts; the usual ones are not."""
 
-import threading
 import time
 
-import pytest
-
-from psann_jax.run.report import Report
 from psann_jax.run.watchdog import Watchdog
-
-
-class Lines(Report):
-    """A report that keeps what it says, and tells when it has said something."""
-
-    def __init__(self):
-        super().__init__(quiet=True)
-        self.said, self.spoke = [], threading.Event()
-
-    def line(self, text):
-        self.said.append(text)
-        self.spoke.set()
-
-
-@pytest.fixture
-def report():
-    return Lines()
 
 
 def test_a_long_wait_is_told_while_it_lasts(report, tmp_path):
