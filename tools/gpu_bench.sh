@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# The benchmarks of an accelerator, in three calls of under nine minutes: tools/gpu_bench.sh 1|2|3
+# Nine benchmarks on an accelerator, in three calls of under nine minutes: tools/gpu_bench.sh 1|2|3
 #
 # Leaves a JSON file for each in $OUT. A benchmark that fails or takes too long does not lose the
-# others; the exit code is then 1. Compiled programs are kept between the calls. TINY=1 only shows
-# that everything runs, on any machine. PyTorch as tools/peer.py finds it.
+# others, but leaves no file; the exit code is then 1. Compiled programs are kept between the calls.
+# TINY=1 only shows that everything runs, on any machine, and without $OUT writes to a new folder
+# in $TMPDIR. PyTorch as tools/peer.py finds it.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
-out=${OUT:-reports/performance/gpu}
+out=${OUT:-}
+if [[ ! $out ]]; then
+  out=reports/performance/gpu
+  [[ ${TINY:-} ]] && { out=$(mktemp -d) || exit 2; }
+fi
 export PYTHONPATH="$PWD:$PWD/tools${PYTHONPATH:+:$PYTHONPATH}"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
@@ -17,7 +22,8 @@ bench() { # seconds, name of the file, flags
   local limit=$1 name=$2
   shift 2
   [[ ${TINY:-} ]] && set -- "$1" --scale tiny
-  echo "== $name: $*" >&2
+  rm -f "$out/$name.json"
+  echo "== $name: $* --out $out/$name.json" >&2
   timeout "$limit" "$python" tools/bench.py "$@" --out "$out/$name.json" ||
     failed+=("$name")
 }
