@@ -46,9 +46,10 @@ COLUMNS = {
     "parameters": Column("parameters", *COUNT),
     "compile_s": Column("compile s"),
     "first_run_s": Column("first run s"),
+    "program_bytes": Column("program GB", 1e-9),
     "program_bytes_per_token": Column("program kB/token", 1e-3),
     "residual_bytes_per_token": Column("kept kB/token", 1e-3),
-    "peak_bytes": Column("peak GB", 1e-9),
+    "peak_bytes": Column("process's peak so far GB", 1e-9),
     "imported_s": Column("imported s"),
     "compiled_s": Column("compiled s"),
     "stepped_s": Column("stepped s"),
@@ -72,10 +73,13 @@ NOTES = {  # of a record, beside its rows
 READING = """\
 `tools/performance_page.py` writes this page from the records in
 [reports/performance](../reports/performance), which `make bench` and `tools/gpu_bench.sh` leave
-there. Times are of one call, from runs in turns; tokens/s are at the median. Operations are counted
-as 6 a parameter of a matrix and causal attention as half of T x T; "the product" and "the copy" are
-the best that the same process reached on a large matrix product of that dtype and on a large array
-(2 bytes moved for each one copied). A ratio is the first one's time over the second's.
+there. Times are of one call; tokens/s are at the median. A ratio is the first one's time over the
+second's, and what it compares took turns, run by run; the product and the copy ran before the other
+rows, and those of B3 to B6 and B16 and the train steps of B7 each ran alone, one after the other.
+Operations are counted as 6 a parameter of a matrix and causal attention as half of T x T; "the
+product" and "the copy" are the best that the same process reached on a large matrix product of that
+dtype and on a large array (2 bytes moved for each one copied). "program" is the memory that XLA
+says the compiled step needs.
 """
 
 
@@ -139,8 +143,9 @@ def _command(name: str) -> str:
 def record_parts(name: str, record: Record, *, on_cpu: bool) -> list[str]:
     """Heading, origin, table, ratios and notes of a record."""
     peer = "".join(f", {k} {v}" for k, v in record.get("peer", {}).items())
+    runs = f": {record['n']} runs" if "n" in record else ""
     load = ", ".join(f"{x:.1f}" for x in record["load"])
-    origin = f"`python tools/bench.py {record['command']}`: {record['n']} runs{peer}; load {load}."
+    origin = f"`python tools/bench.py {record['command']}`{runs}{peer}; load {load}."
     parts = [f"### {name}: {described(record['id'])}", origin, sizes_of(record)]
     parts.append(table_of(record["results"], on_cpu))
     ratios = {k.removeprefix("ratio "): v for k, v in record.items() if k.startswith("ratio ")}
