@@ -57,7 +57,8 @@ TIMES = ("median_s", "p10_s", "p90_s", "min_s")
 
 
 def flags_of(name: str) -> Flags:
-    return COMMON | BENCHMARKS[name].flags
+    flags = COMMON | BENCHMARKS[name].flags
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +87,8 @@ def measured(argv: list[str]) -> dict[str, Any]:
     if args.keep_memory:
         keep_memory()
     command = re.sub(r" --out \S+", "", " ".join(argv))
-    record = {"id": args.id, "command": command, "config": _described(args), "n": args.n}
+    record = {"id": args.id, "command": command, "config": _described(args)}
+    record |= {"n": args.n} if "n" in args else {}
     return record | machine() | BENCHMARKS[args.id].run(args)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmark import Benchmark, By
+from benchmark import UNTIMED, Benchmark, By
 
 SCRIPT = Path(__file__).with_name("collectives.py")
 
@@ -33,6 +33,7 @@ BENCHMARKS = {
     "B17": Benchmark(
         exchanged,
         {
+            **UNTIMED,
             "axes": ("data", "fsdp"),
             "devices": By((2,), (8, 32), (8, 64, 256)),
             "d_model": By(32, 256, 256),

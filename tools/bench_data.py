@@ -5,7 +5,7 @@ from functools import partial
 import tempfile
 from typing import Any
 
-from benchmark import DTYPE, Benchmark, By
+from benchmark import DTYPE, WINDOW, Benchmark, By
 import jax
 from model_sizes import OVERRIDES, base_of, sizes_of
 from timing import ratio, summary, take_turns, timed
@@ -19,13 +19,20 @@ CUT = 10_000  # characters of a text that a tokenizer is given
 
 
 def text_of(megabytes: float) -> str:
-    """So much of the text that every Python carries, or all of it, about 12 MB; never repeated."""
+    """So much of the text that every Python carries, about 12 MB; never repeated.
+
+    Raises:
+      ValueError: there is less.
+    """
     wanted, parts = int(megabytes * 1e6), []
     for path in embedded():
         if wanted <= 0:
             break
         parts.append(path.read_text("utf-8", "replace")[:wanted])
         wanted -= len(parts[-1])
+    if wanted > 0:
+        have = sum(map(len, parts)) / 1e6
+        raise ValueError(f"megabytes={megabytes} is more than the {have:.1f} that this Python has")
     return "".join(parts)
 
 
@@ -102,9 +109,10 @@ BENCHMARKS = {
         {
             **OVERRIDES,
             **DTYPE,
+            **WINDOW,
             "config": By("tiny", "d128", "S"),
             "n": By(2, 7, 10),
-            "megabytes": By(0.05, 4.0, 12.0),  # of text
+            "megabytes": By(0.05, 4.0, 10.0),  # of text
             "rows_batches": By(2, 50, 50),  # read in a timed run
         },
     ),
@@ -112,7 +120,7 @@ BENCHMARKS = {
         tokenizers,
         {
             "n": By(2, 5, 5),
-            "megabytes": By(0.05, 4.0, 100.0),
+            "megabytes": By(0.05, 4.0, 10.0),
             "vocab_size": By(300, 8192, 32_000),
             "kinds": ("sentencepiece", "hf", "char"),
         },

@@ -43,7 +43,8 @@ def beside_psannlm(args: argparse.Namespace) -> dict[str, Any]:
             weights = psannlm.to_state(trainer.state.model)
             trainer.step()  # a peer makes its first step when it starts
             form = {"positional_encoding": "rope", "attn_impl": args.attention}
-            asked = asked_of(args, widths(sizes) | form, tokens, dtype, task="train")
+            own = {"task": "train", "learning_rate": rate}
+            asked = asked_of(args, widths(sizes) | form, tokens, dtype, **own)
             requests = {f"psannlm {mode}": r for mode, r in by_mode(args, asked).items()}
             with started("peer_psannlm.py", requests, weights) as (peers, missing):
                 compare(record, args, f"{name} {dtype}", {"psann_jax": trainer}, peers, missing)
@@ -62,7 +63,7 @@ def beside_gpt2(args: argparse.Namespace) -> dict[str, Any]:
             base = base_of(name, sizes, dtype, tie_embeddings=True)
             trainers[name] = Trainer(base, packed(tokens))
             trainers[name].step()
-        asked = asked_of(args, sizes._asdict(), tokens, dtype)
+        asked = asked_of(args, sizes._asdict(), tokens, dtype, learning_rate=args.learning_rate)
         requests = {f"gpt2 {mode}": r for mode, r in by_mode(args, asked).items()}
         with started("peer_gpt2.py", requests, {}, ("torch",)) as (peers, missing):
             compare(record, args, f"{args.config} {dtype}", trainers, peers, missing)
@@ -81,7 +82,6 @@ def asked_of(
         "device": device,
         "threads": args.threads,
         "mallopt": KEEP_MEMORY if args.keep_memory else (),
-        "learning_rate": args.learning_rate,
         **own,
     }
 

@@ -25,14 +25,17 @@ class By(NamedTuple):
     accelerator: Any
 
 
-Flags = dict[str, Any]  # name -> its value, or By; of type bool, int, float, str, or a tuple of one
+# Name -> its value, or By; of type bool, int, float, str, or a tuple of one. None: not that flag.
+Flags = dict[str, Any]
 COMMON: Flags = {
     "n": By(2, 20, 20),  # timed runs of each variant
     "warmup": By(1, 3, 3),  # runs before them
-    "window": By(1, 1, 5),  # calls of a timed run, which waits for the device once, at its end
     "threads": os.cpu_count() or 1,  # cores of each side
     "keep_memory": False,  # no page faults, on both sides
 }
+# Calls of a timed run, which waits for the device once, at its end.
+WINDOW: Flags = {"window": By(1, 1, 5)}
+UNTIMED: Flags = {"n": None, "warmup": None}
 DTYPE: Flags = {"dtype": By("float32", "float32", "bfloat16")}
 
 
@@ -40,7 +43,7 @@ class Benchmark(NamedTuple):
     """A function from its flags to a record with "results", a row by name.
 
     Attributes:
-      flags: of its own, in place of COMMON where they have the same name.
+      flags: of its own, in place of COMMON where they have the same name; only what it heeds.
       has_children: whether other processes need the accelerator at the same time.
       about: what it measures, where the function's docstring says too little.
     """

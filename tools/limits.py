@@ -5,14 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmark import Benchmark, By
+from benchmark import WINDOW, Benchmark, By
 import jax
 import jax.numpy as jnp
 from timing import summary, take_turns, timed
 
 PEAK = 989e12  # operations a second: dense bfloat16 of an H100 or H200, as published
 Limits = dict[str, dict[str, float]]  # rows "copy" and "gemm ...", as `measured` returns them
-FLAGS = {"gemm_size": By(128, 2048, 8192), "copy_megabytes": By(1, 128, 4000)}
+FLAGS = {**WINDOW, "gemm_size": By(128, 2048, 8192), "copy_megabytes": By(1, 128, 4000)}
 
 
 def calibration(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Every benchmark prints a record that other programs can read; sizes are tiny throughout."""
 
 import json
+import math
 from pathlib import Path
 import subprocess
 import sys
 
 import bench
+import bench_data
 import pytest
 
 SCRIPT = Path(bench.__file__)
@@ -50,18 +52,47 @@ def test_rows_have_shares_of_what_the_same_process_measured():
 @pytest.mark.parametrize(
     ("flags", "row", "key"),
     [
-        (["B9", "--remats", "none"], "remat none", "program_bytes_per_token"),
+        (["B2", "--bases", "respsann"], "tiny float32 respsann", "tokens_per_s"),
+        (["B3"], "respsann", "of_gemm"),
+        (["B4", "--lengths", "32"], "T 32", "program_bytes_per_token"),
+        (["B5", "--step-tokens", "64"], "64 tokens", "of_plateau"),
+        (["B7"], "float32 train step", "tokens_per_s"),
+        (["B8"], "tiny float32 psann_jax", "tokens_per_s"),
+        (["B9", "--remats", "none"], "remat none", "residual_bytes_per_token"),
         (["B11"], "rows on the device", "tokens_per_s"),
         (["B12", "--kinds", "hf"], "tokenizers itself", "megabytes_per_s"),
         (["B13"], "B 2 prompt 4", "of_copy"),
+        (["B14"], "psann_jax", "tokens_per_s"),
         (["B16"], "stall", "steps_lost"),
         (["B18"], "cross-entropy forward+backward", "of_gemm"),
         (["sparse"], "shifts forward+backward", "median_s"),
         (["scans", "--op", "ssd", "--decays", "strong"], "chunk 16", "ns_per_head_token"),
     ],
 )
-def test_a_benchmark_has_its_rows(flags, row, key):
-    assert _record(*flags)["results"][row][key] != 0
+def test_a_benchmark_has_its_rows_with_numbers(flags, row, key, monkeypatch):
+    monkeypatch.setenv("PEER_PYTHON", "no-such-python")
+    value = _record(*flags)["results"][row][key]
+    assert isinstance(value, int | float) and math.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("B9", {"n", "warmup", "window", "gemm_size"}),
+        ("B10", {"warmup", "window"}),
+        ("B12", {"window"}),
+        ("B14", {"window", "dtype"}),
+        ("B17", {"n", "warmup", "window"}),
+    ],
+)
+def test_a_benchmark_has_no_flag_that_it_does_not_heed(name, lacking):
+    flags = set(bench.flags_of(name))
+    assert flags >= {"threads", "keep_memory"} and not flags & lacking
+
+
+def test_more_text_than_there_is_is_refused():
+    with pytest.raises(ValueError, match=r"megabytes=1000.0 is more than the \d+\.\d that"):
+        bench_data.text_of(1000.0)
 
 
 def test_bench_attention_times_what_fits_and_says_what_does_not():
