@@ -36,7 +36,7 @@ class Base:
     tie_embeddings: bool = False  # the head reads the embedding's table
     dtype: str = "bfloat16"  # of activations (or float32); weights are float32
     scan_layers: bool = False  # compile one layer and loop over it; for deep models
-    remat: str = "none"  # none, dots or full: what the backward pass computes again
+    remat: str = "none"  # none, dots or full: computed again for gradients; loops over layers
 
     def __post_init__(self):
         self._check_nested()

@@ -7,7 +7,7 @@ from psann_jax.cli.exits import exit_code
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE[:PRESET]")
-    parser.add_argument("--devices", type=int, help="default: as many as the mesh's sizes say")
+    parser.add_argument("--devices", type=int, help="default: the product of the mesh's sizes")
     parser.add_argument("--memory", type=float, metavar="GB", help="of a device: what fits in it?")
     parser.add_argument(
         "--compile", action="store_true", help="ask XLA for the peak; needs that many devices"
@@ -30,4 +30,4 @@ def _show(args: argparse.Namespace, rest: list[str]) -> None:
     config = load_config([f"--config={args.config}", *rest])
     print(estimate(config, args.devices).table(args.memory))
     if args.compile:
-        print(f"  peak, of XLA      {compiled_bytes(config) / 1e9:9.3f} GB")
+        print(f"  peak, of XLA      {compiled_bytes(config, args.devices) / 1e9:9.3f} GB")

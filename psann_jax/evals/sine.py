@@ -18,6 +18,7 @@ import numpy as np
 from psann_jax.bases import Base
 from psann_jax.evals.sine_place import Place, at, put, sine_paths, sine_places
 from psann_jax.model import LM, LMState
+from psann_jax.nn.recompute import keeping_all
 from psann_jax.nn.sine import PARAMETERS, Sine
 from psann_jax.ops.sine import ENVELOPES
 from psann_jax.seq import Batch, Seq
@@ -164,7 +165,8 @@ def _heard(model: LM, batch: Batch) -> list[tuple[jax.Array, Phases]]:
     # States of None within a state: the layers apart, computing as they do in training.
     layers = tuple((None,) * len(sublayers) for sublayers in model.stack.layers)
     states = LMState(jnp.zeros((batch.inputs.shape[0],), jnp.int32), layers)
-    model.features(batch.inputs, Seq(batch.positions, batch.segments), states)
+    with keeping_all():
+        model.features(batch.inputs, Seq(batch.positions, batch.segments), states)
     return notes
 
 

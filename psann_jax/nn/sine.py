@@ -142,10 +142,10 @@ class Pointwise(nnx.Module):
     """An activation without parameters, which keeps z alone for the backward pass."""
 
     def __init__(self, function: Callable[[jax.Array], jax.Array]):
-        self.function = jax.checkpoint(function)
+        self.function = function
 
     def __call__(self, z: jax.Array) -> jax.Array:  # [..., F]
-        return self.function(z)
+        return jax.checkpoint(self.function)(z)
 
 
 def gelu(z: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from psann_jax.nn.block import Residual
 from psann_jax.nn.linear import Linear
 from psann_jax.nn.mixed import Mixed, MixedConfig
+from psann_jax.nn.recompute import recomputed
 from psann_jax.nn.sine import SineConfig, activation
 from psann_jax.nn.table import Table, table, table_key
 from psann_jax.ops.stencil import BORDERS, Offset, gathered, neighbours, square, stencil
@@ -205,7 +206,7 @@ class GeoSparseMLP(nnx.Module):
     def __call__(self, x: jax.Array, seq: Seq, state: None = None):  # [B, T, D]
         h = constrain(self.up(x), "batch", "length", "mlp")  # [B, T, M]
         for i, block in enumerate(self.blocks):
-            h, _ = jax.checkpoint(block, policy=_KEEP)(h, seq.fold(3 + i))
+            h, _ = recomputed(block, _KEEP)(h, seq.fold(3 + i))
         return self.down(h), None
 
     def init_state(self, batch: int, max_len: int, dtype) -> None:

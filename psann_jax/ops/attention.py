@@ -5,9 +5,9 @@
   pallas  jax's flash kernel for NVIDIA GPUs, for packed rows (attention_gpu.py)
   auto    the first of cudnn, pallas, blocks that is exact for the case
 
-Rows with segments never go to cuDNN, though it would be exact for a batch whose rows turn out to
-hold one document each: of packed rows hardly any batch does, and a choice made as the program
-runs saves for the backward pass what both ways save.
+Rows with segments, as all of training has them, never go to cuDNN, though it would be exact for a
+batch whose rows turn out to hold one document each: of packed rows hardly any batch does, and a
+choice made as the program runs saves for the backward pass what both ways save.
 
 The environment variable PSANN_JAX_ATTENTION names the way for a whole process; it is read here
 alone, when a function is traced, so set it before the first call.

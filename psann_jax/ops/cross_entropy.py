@@ -38,9 +38,9 @@ def linear_cross_entropy(
     return _loss(x, kernel, targets, weights, label_smoothing)
 
 
-def chunk_tokens(vocabulary: int) -> int:
-    """Tokens whose logits a device holds at once."""
-    budget = _CHUNK_BYTES.get(jax.default_backend(), _DEFAULT_CHUNK_BYTES)
+def chunk_tokens(vocabulary: int, backend: str | None = None) -> int:
+    """Tokens whose logits a device holds at once; None is the backend of this process."""
+    budget = _CHUNK_BYTES.get(backend or jax.default_backend(), _DEFAULT_CHUNK_BYTES)
     return max(1, budget // (4 * vocabulary))
 
 

@@ -146,6 +146,7 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         mesh,
         make_carry=_make_carry(config),
     )
+    backend = jax.default_backend() if devices == jax.device_count() else "an accelerator"
     rows = -(-step_rows // (train.grad_accum_steps * sharding.batch_ways(mesh)))
     return Estimate(
         mesh=dict(mesh.shape),
@@ -157,18 +158,23 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         gathered_bytes=_gathered(state.model, base.dtype) if sharding.weight_ways(mesh) > 1 else 0,
         row_bytes=saved_bytes(state.model, 2, length) - saved_bytes(state.model, 1, length),
         rows=rows,
-        logits_bytes=4 * vocabulary * min(rows * length, chunk_tokens(vocabulary)),
+        logits_bytes=4 * vocabulary * min(rows * length, chunk_tokens(vocabulary, backend)),
         flops_per_token=flops_per_token(state.model, base, length),
         tokens_per_step=step_rows * length,
     )
 
 
-def compiled_bytes(config: Config) -> int:
+def compiled_bytes(config: Config, devices: int | None = None) -> int:
     """Peak memory of the compiled train step on one device of the mesh, by XLA's own analysis.
 
     Raises:
-      ValueError: the mesh does not fit the devices that are here.
+      ValueError: the mesh does not fit the devices that are here, or `devices` is another number.
     """
+    if devices not in (None, jax.device_count()):
+        raise ValueError(
+            f"--compile needs the {devices} devices themselves, and {jax.device_count()} are here; "
+            f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={devices} pretends that many"
+        )
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     base, optimizer = _base(config), make_optimizer(config.optimizer, config.train.steps or 1)
     length, micro = config.data.max_length, config.train.grad_accum_steps

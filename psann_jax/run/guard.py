@@ -83,11 +83,12 @@ class Guard:
         kept = ""
         if self.folder and jax.process_index() == 0:
             kept = f", kept in {self._dump(self.folder, step, rows, documents)}"
+        rate = self.config.optimizer.learning_rate
         return (
             f"step {step} is the last of {self.in_a_row} in a row that were skipped: its {what}. "
-            f"Its rows: {_some(rows)}, of documents {_some(np.unique(documents))}{kept}. Lower "
-            f"optimizer.learning_rate={self.config.optimizer.learning_rate:g}, look at those "
-            "rows, or find the operation with train.debug_nans=True; the checkpoints are sound"
+            f"Its rows: {_some(rows)}, of documents {_some(np.unique(documents))}{kept}. Look at "
+            "those rows, find the operation with train.debug_nans=True, or train in another "
+            f"workdir with less than optimizer.learning_rate={rate:g}"
         )
 
     def _rows(self, step: int) -> np.ndarray:

@@ -72,6 +72,11 @@ def make_plan(
       ValueError: the mesh does not fit the devices, or there are fewer rows than tracks.
     """
     _refuse_spread_micro_batches(config)
+    if config.train.debug_nans and jax.process_count() > 1:
+        raise ValueError(
+            "train.debug_nans=True works in one process: of several, one would stop at its NaN and "
+            f"the others of the {jax.process_count()} wait for it"
+        )
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
     # Of the config and the corpus alone: the mesh must not decide which rows a step has.
     rows, order = config.train.batch_tokens // config.data.max_length, config.data.order

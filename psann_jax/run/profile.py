@@ -16,6 +16,16 @@ class Profile:
         self.first, self.last = span(steps) if steps else (0, 0)
         self._running = False
 
+    def say_if_empty(self, done: int, steps: int) -> None:
+        """Says why nothing, or less, will be profiled in a run from step `done` + 1 to `steps`."""
+        if not self.first:
+            return
+        said = f"train.profile_steps={self.first}:{self.last}"
+        if not self.folder:
+            self.report.line(f"{said} leaves no profile: there is no workdir for it")
+        elif not done < self.first <= steps:
+            self.report.line(f"{said} leaves no profile: the run has steps {done + 1} to {steps}")
+
     def before(self, step: int) -> None:
         """Begins with the first of the steps; to be called before each."""
         if step == self.first and self.folder:
@@ -24,11 +34,12 @@ class Profile:
 
     def after(self, step: int) -> None:
         """Ends with the last of them; to be called when the step is done."""
-        if self._running and step >= self.last:
+        if step == self.last:
             self.close()
-            self.report.line(f"profile of steps {self.first} to {step}: {self.folder}")
 
     def close(self) -> None:
+        """Ends a profile that is running, also before its last step."""
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            jax.profiler.stop_trace()
+            self.report.line(f"profile from step {self.first} on: {self.folder}")

@@ -1,5 +1,6 @@
 """A training run: resume where it stopped, step, evaluate, save, report."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -96,6 +97,7 @@ class _Loop:
         self.guard = Guard(config, corpus, plan, report, workdir, int(self.state.skipped))
         folder = workdir.profile if workdir else None
         self.profile = Profile(config.train.profile_steps, folder, report)
+        self.profile.say_if_empty(int(self.state.step), plan.steps)
         self.watchdog = Watchdog(report, stacks=workdir.stacks if workdir else None)
         self.clock = Clock()
 
@@ -123,16 +125,16 @@ class _Loop:
         self.first = done + 1
         self.report.begin(done, self.plan.steps)
         pending: tuple[int, Metrics] | None = None
-        batches = self.watchdog.each(self._feed(done), "the data")
-        for step, batch in enumerate(batches, start=self.first):
+        feed = self.watchdog.each(self._feed(done), "the data")
+        for step, batch in enumerate(feed, start=self.first):
             if step == self.first:
                 self._compile(batch)
                 self.clock.resume()
             self.profile.before(step)
             self.state, metrics = self.train_step(self.state, batch)
+            self._finish(pending)
             if self.config.train.debug_nans and int(metrics["skipped"]) > self.guard.skipped:
                 repeated(self.state, batch, self.optimizer, self.config, self.report)
-            self._finish(pending)
             pending = step, metrics
             asked = stop.asked
             if self._at_boundary(step) or asked:
@@ -251,8 +253,7 @@ class _Loop:
         raise Preempted(said, self.state.model)
 
     def close(self) -> None:
-        self.profile.close()
-        if self.checkpoints:
-            self.checkpoints.close()
-        if self.file:
-            self.file.close()
+        with contextlib.ExitStack() as stack:  # each is closed, whatever another one raises
+            for part in (self.profile, self.file, self.checkpoints):
+                if part:
+                    stack.callback(part.close)

@@ -22,7 +22,7 @@ class Watchdog:
 
     Args:
       patience: seconds that no wait is too long for.
-      stacks: file for what every thread does at that moment; None writes none.
+      stacks: file for what every thread of this process does then; None writes none.
     """
 
     def __init__(self, report: Report, *, patience: float = 60.0, stacks: Path | None = None):
@@ -82,13 +82,15 @@ class Watchdog:
 
     def _tell(self, what: str, seconds: float, usual: float | None) -> None:
         than = "" if usual is None else f", usually {usual:.2g} s"
-        where = ""
+        said = f"after step {self.step}: waiting {duration(seconds)} for {what}{than}"
+        self.report.line(said)
         if self.stacks:
-            with self.stacks.open("a") as file:
-                file.write(f"after step {self.step}, {duration(seconds)} for {what}:\n")
-                file.flush()
-                faulthandler.dump_traceback(file)
-            where = f"; {self.stacks} has what each thread does"
-        self.report.line(
-            f"after step {self.step}: waiting {duration(seconds)} for {what}{than}{where}"
-        )
+            with contextlib.suppress(OSError):  # a full disk may be what is waited for
+                self._write_stacks(self.stacks, said)
+
+    def _write_stacks(self, path: Path, said: str) -> None:
+        with path.open("a") as file:
+            file.write(f"{said}\n")
+            file.flush()
+            faulthandler.dump_traceback(file)
+        self.report.line(f"what each thread does: {path}")

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import jax
+
 from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.run.environment import write_description
@@ -45,7 +47,7 @@ class Workdir:
         self.environment = self.path / "env.json"
         self.data = self.path / "data.json"
         self.profile = self.path / "profile"
-        self.stacks = self.path / "stacks.txt"
+        self.stacks = self.path / f"stacks-{jax.process_index()}.txt"
 
     def exists(self) -> bool:
         return self.config.exists()

@@ -59,8 +59,8 @@ def train_step(
     over the micro-batches; so is the gradient. Where the state has a carry, the rows go on from it,
     and the gradient ends at their first token (truncated backpropagation through time).
 
-    Where the loss or the gradient is no finite number, the step is counted and skipped: weights,
-    moments and carry stay as they were.
+    Where the loss, the gradient or a state carried on is no finite number, the step is counted and
+    skipped: weights, moments and carry stay as they were.
     `branches` are modules whose gradients are told apart in the metrics, as Base.branches.
     """
     step_key = jax.random.fold_in(state.key, state.step)
@@ -94,7 +94,7 @@ def train_step(
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     metrics |= {f"grad_rms_{name}": gradient_rms(grads, name) for name in branches}
     updates, opt_state = optimizer.update(grads, state.opt_state, weights)
-    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    good = _finite((metrics["loss"], metrics["grad_norm"], carry))
     new = optax.apply_updates(weights, updates), opt_state, carry
     old = weights, state.opt_state, state.carry
     weights, opt_state, carry = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -104,6 +104,12 @@ def train_step(
         state.step + 1, model, opt_state, state.key, carry, skipped=metrics["skipped"]
     )
     return after, metrics
+
+
+def _finite(tree: Any) -> jax.Array:
+    """Whether every floating-point number of a tree is finite, []."""
+    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(a)) for a in floats]))
 
 
 def gradient_rms(grads: Any, branch: str) -> jax.Array:

@@ -112,6 +112,7 @@ def test_the_verb_prints_its_table_for_devices_that_are_not_here(file, capsys):
         (["--devices", "0"], "--devices=0 must be at least 1"),
         (["--memory=-1"], "--memory=-1 must be more than 0 GB"),
         (["--config.mesh.data=3", "--devices=8"], "mesh (data=3, fsdp=1, tensor=1) does not fit 8"),
+        (["--devices=64", "--config.mesh.data=64", "--compile"], "--compile needs the 64 devices"),
         (["--config.mesh.data=1", "--config.mesh.fsdp=48"], "is not a multiple of mesh.fsdp=48"),
     ],
 )

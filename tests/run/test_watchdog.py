@@ -9,9 +9,11 @@ def test_a_long_wait_is_told_while_it_lasts(report, tmp_path):
     with Watchdog(report, patience=0.05, stacks=tmp_path / "stacks.txt") as watchdog:
         watchdog.step = 7
         with watchdog.waiting("the devices"):
-            assert report.spoke.wait(30)
+            while len(report.said) < 2:
+                time.sleep(0.01)
     assert report.said[0].startswith("after step 7: waiting ")
     assert "for the devices" in report.said[0]
+    assert report.said[1] == f"what each thread does: {tmp_path / 'stacks.txt'}"
     assert "test_a_long_wait_is_told" in (tmp_path / "stacks.txt").read_text()
 
 
