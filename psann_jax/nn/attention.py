@@ -25,21 +25,28 @@ class KVCache:
     prompts of different lengths, padded (segment 0) on either side.
     """
 
-    k: jax.Array  # [B, S, H, K]
-    v: jax.Array  # [B, S, H, K]
+    k: jax.Array  # [B, H, S, K]: no product over the slots needs a copy
+    v: jax.Array  # [B, H, S, K]
     positions: jax.Array  # [B, S] int32
     segments: jax.Array  # [B, S] int32, 0 where there is nothing to see
     length: jax.Array  # [] int32
 
-    def extended(self, **new: jax.Array) -> "KVCache":
+    def extended(
+        self, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array
+    ) -> "KVCache":
         """The cache with T more slots filled; the caller keeps length + T <= S."""
 
-        def write(old, new):
-            start = (0, self.length) + (0,) * (old.ndim - 2)
-            return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+        def write(old, new, axis):
+            new = new.astype(old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis)
 
-        filled = {name: write(getattr(self, name), value) for name, value in new.items()}
-        return KVCache(**filled, length=self.length + new["k"].shape[1])
+        return KVCache(
+            k=write(self.k, k, 2),
+            v=write(self.v, v, 2),
+            positions=write(self.positions, positions, 1),
+            segments=write(self.segments, segments, 1),
+            length=self.length + positions.shape[1],
+        )
 
 
 class Attention(nnx.Module):
@@ -68,7 +75,7 @@ class Attention(nnx.Module):
 
     def init_state(self, batch: int, max_len: int, dtype) -> KVCache:
         d_model = self.q.kernel.shape[-1]
-        kv = jnp.zeros((batch, max_len, self.n_heads, d_model // self.n_heads), dtype)
+        kv = jnp.zeros((batch, self.n_heads, max_len, d_model // self.n_heads), dtype)
         place = jnp.zeros((batch, max_len), jnp.int32)
         return KVCache(kv, kv, place, place, jnp.zeros((), jnp.int32))
 
@@ -82,9 +89,10 @@ class Attention(nnx.Module):
         place = q.shape[:2]  # [B, T]
         positions = jnp.broadcast_to(seq.positions, place)
         segments = jnp.ones(place, jnp.int32) if seq.segments is None else seq.segments
-        cache = cache.extended(k=k, v=v, positions=positions, segments=segments)
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, H, T, K]
+        cache = cache.extended(k, v, positions, segments)
         where = positions, cache.positions
         mask = ops.visible(segments, cache.segments, *where)  # [B, T, S]
         bias = None if self.slopes is None else ops.alibi_bias(self.slopes, *where)
         k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
-        return ops.masked_attention(q, k, v, mask, bias=bias), cache
+        return ops.cached_attention(q, k, v, mask, bias=bias), cache

@@ -96,7 +96,7 @@ def masked_attention(
     bias: jax.Array | None = None,
     drop=lambda probabilities: probabilities,
 ) -> jax.Array:
-    """Attention over any mask [B, T, S], as its formula reads: the reference and the decoder.
+    """Attention over any mask [B, T, S], as its formula reads: the reference.
 
     Args:
       q: [B, T, H, K].
@@ -104,12 +104,18 @@ def masked_attention(
       bias: [B, H, T, S] added to the scaled scores, or None.
       drop: applied to the probabilities [B, H, T, S].
     """
-    scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
+    k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    return cached_attention(q, k, v, mask, bias=bias, drop=drop)
+
+
+def cached_attention(q, k, v, mask, *, bias=None, drop=lambda probabilities: probabilities):
+    """`masked_attention` for the decoder: k, v [B, H, S, K], as its products read them."""
+    scores = jnp.einsum("bthk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
     scores = scores * scale(q)
     if bias is not None:
         scores = scores + bias
     probabilities = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED), axis=-1)
-    return jnp.einsum("bhts,bshk->bthk", drop(probabilities).astype(q.dtype), v)
+    return jnp.einsum("bhts,bhsk->bthk", drop(probabilities).astype(q.dtype), v)
 
 
 def alibi_bias(slopes: tuple[float, ...], q_index: jax.Array, k_index: jax.Array) -> jax.Array:
