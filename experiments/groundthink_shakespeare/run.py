@@ -20,17 +20,20 @@ from report import write_report
 
 from psann_jax import bases
 from psann_jax.config import Config
-from psann_jax.data import DataConfig
+from psann_jax.data import DataConfig, prepare
 from psann_jax.model import LM, parameter_count
 from psann_jax.run.environment import describe, set_up
+from psann_jax.run.load import load_run
 from psann_jax.run.main import run
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.metrics import read_metrics
 from psann_jax.train.optimizer import OptimizerConfig
+from psann_jax.train.step import eval_step
 
 RESULTS = Path(__file__).parent / "results"
 FUSIONS = ("HY", "GF", "WS", "RF", "CP", "GF-RH", "GF-MH", "HGF")
 BASELINES = ("rwkv6", "mamba2", "transformer")
+ROW_LENGTHS, EVALUATED = (256, 512, 1024, 2048), 4096  # characters of a row, and of a batch
 VOCABULARY = 97  # of the text, with GroundThink's reserved ids
 CURVE = ("step", "loss", "val_loss", "val_loss_carried", "grad_ratio", "gate_mean")
 CURVE += ("gain_rwkv_mean", "gain_mamba_mean", "rms_rwkv_mean", "rms_mamba_mean")
@@ -89,6 +92,23 @@ def config(name: str, seed: int, args: argparse.Namespace) -> Config:
     )
 
 
+def by_row_length(chosen: Config) -> dict[int, float]:
+    """Validation loss of the best checkpoint, each row from a zero state, by the rows' length."""
+    model, evaluate = load_run(chosen.workdir, "best").model, jax.jit(eval_step)
+    losses = {}
+    for length in ROW_LENGTHS:
+        val = prepare(dataclasses.replace(chosen.data, max_length=length), progress=False).val
+        if val is None:
+            continue
+        rows, nats, tokens = max(1, EVALUATED // length), 0.0, 0.0
+        for first in range(0, len(val), rows):
+            numbers = [n if n < len(val) else -1 for n in range(first, first + rows)]
+            found = evaluate(model, val.batch(numbers))
+            nats, tokens = nats + float(found[0]), tokens + float(found[1])
+        losses[length] = nats / tokens
+    return losses
+
+
 def trained(name: str, seed: int, args: argparse.Namespace) -> None:
     """Runs one model to its end, or from where it stopped, and writes its JSON, once."""
     path = RESULTS / f"{args.task}-{args.size}-{name}-{seed}.json"
@@ -117,6 +137,7 @@ def trained(name: str, seed: int, args: argparse.Namespace) -> None:
         "best_val_loss": best["val_loss"],
         "best_step": best["step"],
         "best_val_loss_carried": best.get("val_loss_carried"),
+        "best_val_loss_by_row_length": by_row_length(chosen) if args.task == "long" else {},
         "tokens_per_s": speeds[len(speeds) // 2],
         "grad_ratio": rows[-1].get("grad_ratio"),
         "curve": [{key: row[key] for key in CURVE if key in row} for row in rows],

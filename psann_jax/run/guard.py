@@ -62,7 +62,7 @@ class Guard:
             self._tell_of_spike(step, loss)
             return
         self.skipped, self.in_a_row = int(skipped), self.in_a_row + 1
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient has norm {norm}"
+        what = _reason(loss, norm)
         self.report.line(f"step {step} is skipped: its {what}; the weights stay as they were")
         if self.in_a_row >= self.config.train.max_skipped_steps:
             raise NotFinite(self._verdict(step, what))
@@ -104,6 +104,15 @@ class Guard:
         batch = self.corpus.train.batch(rows)._asdict()
         np.savez_compressed(path, rows=rows, documents=documents, **batch)
         return path
+
+
+def _reason(loss: float, norm: float) -> str:
+    """Which number of a skipped step was not finite."""
+    if not math.isfinite(loss):
+        return f"loss is {loss}"
+    if not math.isfinite(norm):
+        return f"gradient has norm {norm}"
+    return "states, which its rows would go on from, are not all finite"
 
 
 def _some(numbers: np.ndarray) -> str:

@@ -61,6 +61,7 @@ def train_step(
 
     Where the loss, the gradient or a state carried on is no finite number, the step is counted and
     skipped: weights, moments and carry stay as they were.
+
     `branches` are modules whose gradients are told apart in the metrics, as Base.branches.
     """
     step_key = jax.random.fold_in(state.key, state.step)
