@@ -89,8 +89,9 @@ def _plot(results: list[Result], path: Path) -> None:
             axes.plot(*_curve(results, key), label=label, color=color, linestyle="--")
     axes.set_xlabel("characters read (millions)")
     axes.set_ylabel("cross-entropy (nats per character)")
-    low = min(min(_curve(members, "val_loss")[1]) for members in named.values())
-    axes.set_ylim(low - 0.3, low + 1.2)
+    lowest = "loss" if len(named) == 1 else "val_loss"
+    low = min(min(_curve(members, lowest)[1]) for members in named.values())
+    axes.set_ylim(low - 0.05, low + 1.3)  # what is above it belongs to the first steps
     axes.grid(color="0.9")
     axes.legend(frameon=False, ncols=2)
     figure.savefig(path, dpi=150)

@@ -151,15 +151,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     tasks = parser.add_subparsers(dest="task", required=True)
     tasks.add_parser("report", help="the table and the pictures of what has run")
-    for name, steps, size in (("long", 5000, "5M"), ("compare", 1000, "5M")):
+    for name, steps, rows, length, dropout in (
+        ("long", 2500, 4, 512, 0.15),
+        ("compare", 1000, 8, 256, 0.1),
+    ):
         task = tasks.add_parser(name)
         task.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
         task.add_argument("--steps", type=int, default=steps)
-        task.add_argument("--size", default=size, help="a preset's sizes: 1M, 5M or 8M")
-        task.add_argument("--rows", type=int, default=8, help="parallel tracks")
-        task.add_argument("--length", type=int, default=256, help="characters a step of a track")
+        task.add_argument("--size", default="5M", help="a preset's sizes: 1M, 5M or 8M")
+        task.add_argument("--rows", type=int, default=rows, help="parallel tracks")
+        task.add_argument("--length", type=int, default=length, help="characters a step of a track")
         task.add_argument("--learning-rate", type=float, default=1.5e-3)
-        task.add_argument("--dropout", type=float, default=0.1)
+        task.add_argument("--dropout", type=float, default=dropout)
         task.add_argument("--eval-interval", type=int, default=max(100, steps // 10))
         task.add_argument("--seeds", type=int, default=1 if name == "long" else 3)
         task.add_argument("--workdir", type=Path, default=Path("runs/groundthink_shakespeare"))

@@ -1,19 +1,20 @@
-"""What a run finds around it: the compile cache, the versions, the memory in use."""
+"""What a run finds around it: the compile cache and the versions."""
 
 import ctypes
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 from pathlib import Path
 import platform
-import resource
 import sys
 
 import jax
 
-# M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back; M_ARENA_MAX: one heap.
-KEEP_MEMORY = ((-4, 0), (-1, 2**31 - 1), (-8, 1))
+# M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back, ever (the largest number
+# would give back all above 2 GiB); M_ARENA_MAX: one heap.
+KEEP_MEMORY = ((-4, 0), (-1, -1), (-8, 1))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
 _log = logging.getLogger("psann_jax.run")
@@ -78,6 +79,15 @@ def describe() -> dict[str, object]:
     }
 
 
+def code_digest() -> str:
+    """A digest of this package's source and of the versions that it runs on."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256(json.dumps([_version(name) for name in PACKAGES]).encode())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -87,13 +97,3 @@ def _version(package: str) -> str | None:
 
 def write_description(path: Path) -> None:
     path.write_text(json.dumps(describe(), indent=2) + "\n")
-
-
-def memory_bytes() -> int:
-    """Peak memory so far: of the fullest local device, or of the process where it has none."""
-    stats = [d.memory_stats() for d in jax.local_devices()]
-    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
-    if peaks:
-        return max(peaks)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
