@@ -132,8 +132,8 @@ class psannLM:  # noqa: N801 - psannlm's name
         Args:
           val_data: validation texts; None takes train_data's own split, if it has one.
           batch_tokens: tokens a step; at least a row, at most the corpus.
-          amp: bf16, or fp32 (none): the dtype of the activations; None keeps the model's, which
-            is bf16 unless `psannLM(dtype="float32")`.
+          amp: bf16, fp16 (with a scaled loss), or fp32 (none): the dtype of the activations; None
+            keeps the model's, which is bf16 unless `psannLM(dtype="float32")`.
           ddp: auto and on use all devices, off uses one.
           checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
             None writes nothing.

@@ -19,7 +19,7 @@ from psann_jax.train.optimizer import OptimizerConfig
 _OWN_NAMES = {"sine_params": "sine", "wave_replace": "wave", "wave_interleave": "wave"} | {
     name: "geometry" for name in SPARSE_NAMES
 }
-_DTYPES = {"bf16": "bfloat16", "fp32": "float32", "none": "float32"}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "none": "float32"}
 _TRAIN = {
     "epochs": "epochs",
     "steps": "steps",
@@ -134,8 +134,6 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
 
 
 def _dtype(amp: str) -> str:
-    if amp == "fp16":
-        raise ValueError("amp='fp16' would need loss scaling; bf16 has float32's range: use bf16")
     if amp not in _DTYPES:
         raise ValueError(
             f"amp={amp!r} must be one of {', '.join(_DTYPES)}{nearest(str(amp), _DTYPES)}"

@@ -56,6 +56,13 @@ class Batch(NamedTuple):
     segments: Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding
 
 
+class Share(NamedTuple):
+    """What a process takes of each batch: these of `of` equal parts, in which its rows are cut."""
+
+    parts: tuple[int, ...] = (0,)
+    of: int = 1
+
+
 def positions_after(batch: Batch, position: jax.Array) -> jax.Array:
     """The positions of a batch of tracks, [B, T], where the first segment of rows counts on.
 

@@ -110,6 +110,16 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*(None,) * leading, RULES["batch"]))
 
 
+def batch_parts(mesh: Mesh) -> tuple[int, ...]:
+    """Which of the `batch_ways` equal parts of a batch's rows lie on devices of this process.
+
+    They need not be neighbours, and several processes may hold the same one.
+    """
+    ways = batch_ways(mesh)
+    held = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
+    return tuple(sorted({index[0].indices(ways)[0] for index in held if index}))
+
+
 def whole(mesh: Mesh) -> NamedSharding:
     """Sharding of an array that each device has all of."""
     return NamedSharding(mesh, P())

@@ -14,7 +14,7 @@ from psann_jax import bases, sharding
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, batches, prepare
 from psann_jax.model import LM, parameter_count
-from psann_jax.run.environment import memory_bytes
+from psann_jax.run.memory import memory_bytes
 from psann_jax.seq import Batch
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.feed import on_mesh

@@ -14,7 +14,7 @@ from trainer import Trainer, packed, program_bytes, random_tokens
 from psann_jax import bases
 from psann_jax.bases import Base
 from psann_jax.run.dry_run import saved_bytes
-from psann_jax.run.environment import memory_bytes
+from psann_jax.run.memory import memory_bytes
 
 FLAGS: Flags = {**limits.FLAGS, **OVERRIDES, **DTYPE}
 SMALL: Flags = {**FLAGS, "config": By("tiny", "d128", "S"), "n": By(2, 7, 6), "warmup": By(1, 3, 2)}

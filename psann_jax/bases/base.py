@@ -10,7 +10,7 @@ from psann_jax.nn.block import MixerFactory, Pattern, Residual, SublayerFactory
 from psann_jax.nn.linear import NORMAL, XAVIER, Initializer
 from psann_jax.nn.stack import REMAT
 
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class Base:
     positional_encoding: str = "rope"  # rope, alibi or sinusoidal
     dropout: float = 0.0
     tie_embeddings: bool = False  # the head reads the embedding's table
-    dtype: str = "bfloat16"  # of activations (or float32); weights are float32
+    dtype: str = "bfloat16"  # of activations (or float16, float32); weights are float32
     scan_layers: bool = False  # compile one layer and loop over it; for deep models
     remat: str = "none"  # none, dots or full: computed again for gradients; loops over layers
 

@@ -19,9 +19,11 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> None:
     config = flags.load_config(argv)
+    from psann_jax import cluster
     from psann_jax.run.environment import set_up
     from psann_jax.run.main import run
 
+    cluster.join()
     set_up()
     run(config)
 

@@ -13,6 +13,7 @@ from psann_jax.cli import (
     import_model,
     inspect,
     needle,
+    sweep,
     tokenizer,
     train,
 )
@@ -22,6 +23,7 @@ _VERBS: dict[str, Any] = {
     "eval": eval,
     "needle": needle,
     "inspect": inspect,
+    "sweep": sweep,
     "gates": gates,
     "tokenizer": tokenizer,
     "import": import_model,

@@ -12,12 +12,14 @@ from psann_jax.data.order import n_steps, row_order
 from psann_jax.data.pipeline import batches
 from psann_jax.data.shards import Rows
 from psann_jax.data.tokenizer import Tokenizer
+from psann_jax.seq import Share
 
 __all__ = [
     "Corpus",
     "CorpusMeta",
     "DataConfig",
     "Rows",
+    "Share",
     "SplitMeta",
     "Tokenizer",
     "batches",

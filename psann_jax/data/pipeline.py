@@ -11,11 +11,12 @@ import numpy as np
 
 from psann_jax.data.order import ORDERS, goes_on, n_steps, row_order, track_rows
 from psann_jax.data.shards import Rows
-from psann_jax.seq import Batch
+from psann_jax.seq import Batch, Share
 
 _THREADS = 2
 _BATCHES_AHEAD = 4
 _FOREVER = 1 << 48  # steps
+_ALL = Share()
 
 
 def batches(
@@ -28,8 +29,7 @@ def batches(
     epochs: int | None = None,
     order: str = "shuffled",
     multiple_of: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = _ALL,
 ) -> Generator[Batch]:
     """This process's share of the batches from `start_step` on, read ahead by two threads.
 
@@ -45,10 +45,10 @@ def batches(
         "tracks", whose batches say in their positions which rows go on.
       multiple_of: empty rows fill the batch up to B, a multiple of this, so that it can be
         spread over devices without another choice of rows.
-      process_index, process_count: rows p * B / P to (p + 1) * B / P of each global batch.
+      share: parts of which part p of P has rows p * B / P to (p + 1) * B / P.
 
     Yields:
-      Batches [B / P, T].
+      Batches [b, T], b the rows of `share`.
 
     Raises:
       ValueError: the batch cannot be divided, there are fewer rows than tracks, or a shard is
@@ -61,19 +61,20 @@ def batches(
     if order == "tracks":
         track_rows(len(rows), batch_rows)
     padded_rows = -(-batch_rows // multiple_of) * multiple_of
-    if padded_rows % process_count:
+    if padded_rows % share.of:
         raise ValueError(
-            f"batch_rows={padded_rows} is not a positive multiple of the {process_count} "
-            f"processes; choose {max(1, padded_rows // process_count) * process_count}"
+            f"batch_rows={padded_rows} is not a positive multiple of {share.of} parts; "
+            f"choose {max(1, padded_rows // share.of) * share.of}"
         )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index} must be 0 to {process_count - 1}")
+    if not share.parts or any(not 0 <= p < share.of for p in share.parts):
+        raise ValueError(f"share={share.parts} must be of the parts 0 to {share.of - 1}")
     if start_step < 0:
         raise ValueError(f"start_step={start_step} must be 0 or more")
     ends = [stop_step] if stop_step is not None else []
     ends += [n_steps(len(rows), batch_rows, epochs, order)] if epochs is not None else []
-    share = padded_rows // process_count
-    source = _Steps(rows, batch_rows, seed, order, epochs, share, process_index * share)
+    parts = np.arange(padded_rows).reshape(share.of, -1)
+    places = parts[list(share.parts)].ravel()
+    source = _Steps(rows, batch_rows, seed, order, epochs, places)
     return _stream(source, start_step, min(ends, default=_FOREVER))
 
 
@@ -86,8 +87,7 @@ class _Steps:
     seed: int
     order: str
     epochs: int | None
-    share: int  # rows of this process, the last ones maybe empty
-    first: int  # where they begin in the global batch
+    places: np.ndarray  # of this process's rows in the global batch, beyond its end if empty
 
     def __len__(self) -> int:
         return _FOREVER
@@ -95,9 +95,8 @@ class _Steps:
     def __getitem__(self, index: int) -> Batch:  # of the step
         n_rows, batch_rows = len(self.rows), self.batch_rows
         chosen = row_order(n_rows, batch_rows, index, self.seed, self.order, self.epochs)
-        own = np.full(self.share, -1, np.int64)
-        mine = chosen[self.first : self.first + self.share]
-        own[: len(mine)] = mine
+        filled = np.append(chosen, -1)  # which an empty row has
+        own = filled[np.minimum(self.places, batch_rows)]
         return self.rows.batch(own, goes_on=goes_on(n_rows, batch_rows, index, self.order))
 
 

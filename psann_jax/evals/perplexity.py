@@ -7,7 +7,7 @@ import jax
 
 from psann_jax import sharding
 from psann_jax.data import Rows, batches, n_steps
-from psann_jax.train.feed import on_mesh
+from psann_jax.train.feed import on_mesh, share
 from psann_jax.train.metrics import bits_per_byte, perplexity
 
 
@@ -42,8 +42,7 @@ def evaluate(
         epochs=1,
         stop_step=min(stop, max_batches or stop),
         multiple_of=sharding.batch_ways(mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=share(mesh),
     ):
         summed = eval_step(model, on_mesh(batch, mesh))
         nats, tokens = nats + float(summed[0]), tokens + float(summed[1])
@@ -78,8 +77,9 @@ def evaluate_carried(
     """
     tracks, ways = min(tracks, len(rows)), sharding.batch_ways(mesh)
     stop = n_steps(len(rows), tracks, 1, "tracks")
-    carry = model.init_state(-(-tracks // ways) * ways, rows.max_length)
-    carry = jax.device_put(carry, sharding.batch_sharding(mesh))
+    n_states, where = -(-tracks // ways) * ways, sharding.batch_sharding(mesh)
+    begin = jax.jit(lambda m: m.init_state(n_states, rows.max_length), out_shardings=where)
+    carry = begin(model)
     nats = tokens = 0.0
     for batch in batches(
         rows,
@@ -89,8 +89,7 @@ def evaluate_carried(
         epochs=1,
         stop_step=min(stop, max_batches or stop),
         multiple_of=ways,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=share(mesh),
     ):
         *summed, carry = eval_step(model, on_mesh(batch, mesh), carry)
         nats, tokens = nats + float(summed[0]), tokens + float(summed[1])

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,6 +65,8 @@ def generate(
         sampling.draw(),
         room=_rounded(max_new_tokens),
     )
+    if not out.is_fully_addressable:  # the model is spread over several processes
+        out = multihost_utils.process_allgather(out, tiled=True)
     return [_ended(row[:max_new_tokens], eos_id) for row in np.asarray(out).T.tolist()]
 
 

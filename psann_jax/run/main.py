@@ -5,7 +5,7 @@ import logging
 
 import jax
 
-from psann_jax import sharding
+from psann_jax import cluster, sharding
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
 from psann_jax.data.backends import of_characters
@@ -25,10 +25,16 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     """
     report = report or Report()
     config, workdir = checked(config), Workdir(config.workdir)
-    workdir.refuse_other_folder()
-    if workdir.exists():
-        workdir.refuse_other_run(config)
-    sharding.make_mesh(**dataclasses.asdict(config.mesh))  # it fails before the data takes time
+
+    def refuse() -> None:
+        workdir.refuse_other_folder()
+        if workdir.exists():
+            workdir.refuse_other_run(config)
+        if jax.process_index() == 0:
+            workdir.refuse_unwritable()
+        sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
+
+    cluster.together(refuse)
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
@@ -39,16 +45,15 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             )
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
-    if jax.process_index() == 0:
-        workdir.open(config, corpus)
+    workdir.open(config, corpus)
     outcome = train(config, corpus, plan, report=report, workdir=workdir)
-    finish(config, corpus, outcome, workdir, report)
+    cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
     return outcome
 
 
 def _corpus(config: Config, report: Report) -> Corpus:
     _show_data_log(report)
-    corpus = prepare(config.data, progress=not report.quiet)
+    corpus = cluster.one_then_others(lambda: prepare(config.data, progress=not report.quiet))
     meta, asked = corpus.meta, config.data
     fits_text = of_characters(meta.tokenizer) or asked.tokenizer_path
     if not fits_text and meta.vocab_size < asked.vocab_size:

@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from psann_jax.config import Config
+from psann_jax import cluster
+from psann_jax.config import Config, to_json
 from psann_jax.data import Corpus, batches
 from psann_jax.model import LM, LMState
-from psann_jax.run.environment import memory_bytes
+from psann_jax.run.environment import code_digest
+from psann_jax.run.gpu import Gpus
 from psann_jax.run.guard import Guard, repeated
+from psann_jax.run.memory import memory_bytes, out_of_memory
 from psann_jax.run.meters import Balance, Clock
 from psann_jax.run.plan import Plan
 from psann_jax.run.profile import Profile
@@ -21,7 +24,7 @@ from psann_jax.run.validation import Validation
 from psann_jax.run.watchdog import Watchdog
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
-from psann_jax.train.feed import on_mesh
+from psann_jax.train.feed import on_mesh, share
 from psann_jax.train.metrics import MetricsFile, perplexity
 from psann_jax.train.optimizer import make_optimizer, schedule
 from psann_jax.train.state import init_state
@@ -53,15 +56,25 @@ def train(
       model: weights to start from; None draws new ones.
 
     Raises:
+      ValueError: it does not fit the device's memory, or of several processes one has another
+        config, code or corpus.
       Preempted: SIGTERM or SIGINT came; the step is saved where there is a workdir.
       NotFinite: train.max_skipped_steps steps in a row had no finite loss or gradient.
     """
-    with jax.set_mesh(plan.mesh), StopSignal() as stop, report:
-        loop = _Loop(config, corpus, plan, report, workdir, model)
-        try:
-            return loop.run(stop)
-        finally:
-            loop.close()
+    cluster.agree(config=to_json(config), code=code_digest(), data=repr(corpus.meta))
+    with (
+        jax.set_mesh(plan.mesh),
+        _precision(config.train.matmul_precision),
+        out_of_memory(config, plan),
+        StopSignal() as stop,
+        report,
+        contextlib.closing(_Loop(config, corpus, plan, report, workdir, model)) as loop,
+    ):
+        return loop.run(stop)
+
+
+def _precision(name: str | None) -> contextlib.AbstractContextManager:
+    return jax.default_matmul_precision(name) if name else contextlib.nullcontext()
 
 
 class _Loop:
@@ -86,6 +99,7 @@ class _Loop:
         )
         self.balance = Balance(config.base.branches)
         self.validation = Validation(config, corpus, plan)
+        self.any_asked = cluster.AnyAsked(plan.mesh)
         self.rate = schedule(config.optimizer, plan.steps)
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: Checkpoints | None = None
@@ -99,7 +113,7 @@ class _Loop:
         self.profile = Profile(config.train.profile_steps, folder, report)
         self.profile.say_if_empty(int(self.state.step), plan.steps)
         self.watchdog = Watchdog(report, stacks=workdir.stacks if workdir else None)
-        self.clock = Clock()
+        self.clock, self.gpus = Clock(), Gpus()
 
     def _first_states(self, model: LM) -> LMState:
         return model.init_state(self.plan.batch_rows, self.config.data.max_length)
@@ -107,11 +121,11 @@ class _Loop:
     def _resume(self, workdir: Workdir) -> None:
         keep = self.config.train.keep_checkpoints
         checkpoints = self.checkpoints = Checkpoints(workdir.checkpoints, keep=keep)
-        step = checkpoints.newest()
+        step = cluster.from_first(checkpoints.newest)
         if step is not None:
             self.state = checkpoints.restore(step, self.state)
             self.report.line(f"resumed at step {step} from {workdir.checkpoints}")
-        if best := checkpoints.best():
+        if best := cluster.from_first(checkpoints.best):
             self.best = best[1]
         if jax.process_index() == 0:
             self.file = MetricsFile(workdir.metrics, resume_step=step or 0)
@@ -136,7 +150,7 @@ class _Loop:
             if self.config.train.debug_nans and int(metrics["skipped"]) > self.guard.skipped:
                 repeated(self.state, batch, self.optimizer, self.config, self.report)
             pending = step, metrics
-            asked = stop.asked
+            asked = self.any_asked(stop.asked)
             if self._at_boundary(step) or asked:
                 self._finish(pending)
                 pending = None
@@ -157,8 +171,7 @@ class _Loop:
             stop_step=self.plan.steps,
             epochs=None if self.config.train.steps else self.config.train.epochs,
             multiple_of=self.plan.rows_multiple,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=share(self.plan.mesh),
         )
         for batch in rows:
             yield on_mesh(batch, self.plan.mesh, self.config.train.grad_accum_steps)
@@ -227,7 +240,9 @@ class _Loop:
             "tokens_per_s": float(metrics["tokens"]) / seconds,
             "step_seconds": seconds,
             "memory_bytes": memory_bytes(),
+            **self.gpus.read(),
             "skipped_steps": self.guard.skipped,
+            **{k: float(metrics[k]) for k in ("loss_scale",) if k in metrics},
             **self.balance.taken(),
         }
 

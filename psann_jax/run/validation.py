@@ -11,7 +11,7 @@ from psann_jax.evals.fusion import fusion_means
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.run.plan import Plan
 from psann_jax.seq import Batch
-from psann_jax.train.feed import on_mesh
+from psann_jax.train.feed import on_mesh, share
 from psann_jax.train.state import TrainState
 from psann_jax.train.step import carried_eval_step, eval_step
 
@@ -57,8 +57,7 @@ class Validation:
             order="stored",
             epochs=1,
             multiple_of=sharding.batch_ways(self.plan.mesh),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=share(self.plan.mesh),
         )
         try:
             return on_mesh(next(stream), self.plan.mesh)

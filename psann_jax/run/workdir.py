@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from psann_jax import cluster
 from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.run.environment import write_description
@@ -95,6 +96,22 @@ class Workdir:
                 f"workdir {self.path} is not empty and holds no run; choose another --workdir"
             )
 
+    def refuse_unwritable(self) -> None:
+        """Raises ValueError where the folder cannot be made or written; leaves nothing behind."""
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        probe = self.path / f"probe-{os.getpid()}.part"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+            for folder in made:
+                folder.rmdir()
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(f"workdir {self.path} cannot be written: {error}")
+
     def refuse_other_data(self, meta: CorpusMeta) -> None:
         """Raises ValueError where the rows are not those that the run began with."""
         if not self.data.exists():
@@ -114,9 +131,24 @@ class Workdir:
     def open(self, config: Config, corpus: Corpus, *, texts_in_memory: bool = False) -> None:
         """Makes the folder and its descriptions, or checks those that are there.
 
+        Of several processes the first does it, and the others look whether they see it.
+
         Raises:
-          ValueError: the folder cannot be made or written, or holds something else.
+          ValueError: the folder cannot be made or written, holds something else, or is not shared.
         """
+
+        def open_or_find() -> None:
+            if jax.process_index() == 0:
+                self._open(config, corpus, texts_in_memory)
+            elif not self.exists():
+                raise ValueError(
+                    f"workdir {self.path} of process 0 is not there for this one; choose a folder "
+                    "that all processes share"
+                )
+
+        cluster.one_then_others(open_or_find)
+
+    def _open(self, config: Config, corpus: Corpus, texts_in_memory: bool) -> None:
         try:
             self.refuse_other_folder()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +162,7 @@ class Workdir:
             _replace(self.data, json.dumps(identity, indent=2) + "\n")
             write_description(self.environment)
         except OSError as error:
-            raise ValueError(f"workdir {self.path} cannot be written: {error}") from None
+            raise self._unwritable(error) from None
 
 
 def _identity(meta: CorpusMeta) -> dict[str, int | str]:

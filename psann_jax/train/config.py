@@ -2,6 +2,8 @@
 
 import dataclasses
 
+PRECISIONS = ("bfloat16", "tensorfloat32", "float32")  # as jax_default_matmul_precision knows them
+
 
 @dataclasses.dataclass(kw_only=True)
 class TrainConfig:
@@ -19,6 +21,7 @@ class TrainConfig:
     save_interval_steps: int = 500  # 0: only at the end
     keep_checkpoints: int = 3  # the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
+    matmul_precision: str | None = None  # of float32 products; None leaves it to the device
     profile_steps: str | None = None  # first and last of the steps to profile, as "20:25"
     max_skipped_steps: int = 10  # so many steps in a row without a finite loss end the run
     debug_nans: bool = False  # repeat a skipped step slowly, up to the operation that gave NaN
@@ -33,6 +36,11 @@ class TrainConfig:
         for name in ("eval_interval_steps", "eval_batches", "save_interval_steps", "sample_tokens"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"train.{name}={value} must not be negative; 0 turns it off")
+        if self.matmul_precision not in (None, *PRECISIONS):
+            raise ValueError(
+                f"train.matmul_precision={self.matmul_precision!r} must be one of "
+                f"{', '.join(PRECISIONS)}, or None"
+            )
         if self.profile_steps is not None:
             span(self.profile_steps)
         if not 0 <= self.seed < 1 << 32:

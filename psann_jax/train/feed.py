@@ -4,7 +4,12 @@ import jax
 import numpy as np
 
 from psann_jax import sharding
-from psann_jax.seq import Batch
+from psann_jax.seq import Batch, Share
+
+
+def share(mesh: jax.sharding.Mesh) -> Share:
+    """What this process reads of each batch: the rows that its devices of the mesh hold."""
+    return Share(sharding.batch_parts(mesh), sharding.batch_ways(mesh))
 
 
 def on_mesh(batch: Batch, mesh: jax.sharding.Mesh, micro_batches: int | None = None) -> Batch:

@@ -28,6 +28,7 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
+    moments_dtype: str = "float32"  # bfloat16 halves what the moments take; it needs b2 <= 0.99
     # Factors on the learning rate of parts of the model: (("mamba", 0.5),) halves it for every
     # parameter under a module of that name. They multiply with what the parameter declares.
     lr_factors: tuple[tuple[str, float], ...] = ()
@@ -52,6 +53,15 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"optimizer.{name}={value} must be in [0, 1)")
+        if self.moments_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"optimizer.moments_dtype={self.moments_dtype!r} must be one of float32, bfloat16"
+            )
+        if self.moments_dtype == "bfloat16" and self.b2 > 0.99:
+            raise ValueError(
+                f"optimizer.moments_dtype='bfloat16' with optimizer.b2={self.b2}: what a step adds "
+                "would be lost in rounding; set optimizer.b2=0.99 or less, or keep float32"
+            )
         self._check_factors()
         if self.decay not in ("matrices", "all"):
             raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
@@ -108,8 +118,32 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         weight_decay=config.weight_decay,
         mask=mask,
     )
+    adamw = _stored_as(jnp.dtype(config.moments_dtype), adamw)
     clip = (optax.clip_by_global_norm(config.grad_clip),) if config.grad_clip else ()
     return optax.chain(*clip, adamw, _by_part(dict(config.lr_factors)))
+
+
+def _stored_as(
+    dtype: jnp.dtype, inner: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """`inner` with its floating-point state kept in `dtype` between updates, float32 within one."""
+    if dtype == jnp.float32:
+        return inner
+
+    def cast(state: Any, dtype: jnp.dtype) -> Any:
+        def one(a: jax.Array) -> jax.Array:
+            return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+        return jax.tree.map(one, state)
+
+    def init(params: Any) -> Any:
+        return cast(inner.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None):
+        updates, state = inner.update(updates, cast(state, jnp.dtype("float32")), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _by_part(factors: dict[str, float]) -> optax.GradientTransformation:

@@ -25,6 +25,7 @@ class TrainState:
     key: jax.Array  # [] PRNG key; folded with `step`, never split
     carry: LMState | None = None  # of each row, where rows go on from step to step
     skipped: jax.Array = dataclasses.field(default_factory=lambda: jnp.int32(0))  # steps
+    loss_scale: jax.Array | None = None  # [] float32, of the gradients in float16
 
 
 def init_state(
@@ -72,7 +73,9 @@ def _initial(make_model, optimizer, make_carry, key: jax.Array, model: Any) -> T
     model = fresh if model is None else _with_leaves_of(fresh, model)
     carry = make_carry(model) if make_carry else None
     opt_state, zero = optimizer.init(trainable(model)), jnp.int32(0)
-    return TrainState(zero, model, opt_state, step_key, carry, skipped=zero)
+    # A model without a dtype is no LM: a function's test.
+    scale = jnp.float32(1) if getattr(model, "dtype", None) == jnp.float16 else None
+    return TrainState(zero, model, opt_state, step_key, carry, zero, scale)
 
 
 def _placed(like: TrainState, mesh: Any) -> TrainState:

@@ -16,6 +16,11 @@ from psann_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]  # scalars
 
+# Float16 has no small numbers to spare, so its loss is scaled for the gradient's sake. It is a sum
+# over tokens, with gradients as large as a mean's scaled by their number: the scale begins at 1.
+SCALE_STEPS = 2000  # steps after which the scale is doubled
+_SCALES = (2.0**-14, 2.0**16)
+
 
 def loss_fn(
     model: Any, batch: Batch, *, label_smoothing: float = 0.0, key: jax.Array | None = None
@@ -60,20 +65,23 @@ def train_step(
     and the gradient ends at their first token (truncated backpropagation through time).
 
     Where the loss, the gradient or a state carried on is no finite number, the step is counted and
-    skipped: weights, moments and carry stay as they were.
+    skipped: weights, moments and carry stay as they were. In float16 the loss is scaled: a skipped
+    step halves `state.loss_scale`, every SCALE_STEPS-th step that was not doubles it.
 
     `branches` are modules whose gradients are told apart in the metrics, as Base.branches.
     """
     step_key = jax.random.fold_in(state.key, state.step)
-    weights = trainable(state.model)
+    weights, scale = trainable(state.model), state.loss_scale
 
     def loss(weights, rows: Batch, carry: LMState | None, key: jax.Array):
         model = with_trained(state.model, weights)
-        return carried_loss(model, rows, carry, label_smoothing=label_smoothing, key=key)
+        nats, carry = carried_loss(model, rows, carry, label_smoothing=label_smoothing, key=key)
+        return nats if scale is None else nats * scale, (nats, carry)
 
     def micro(index, rows: Batch, carry: LMState | None):
         key = jax.random.fold_in(step_key, index)
-        return jax.value_and_grad(loss, has_aux=True)(weights, rows, carry, key)
+        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(weights, rows, carry, key)
+        return found, grads
 
     def add(total, indexed):
         (nats, carry), grads = micro(*indexed)
@@ -91,7 +99,8 @@ def train_step(
     carry = jax.tree.map(lambda new, old: new[: len(old)], carry, state.carry)
     tokens = jnp.sum(batch.weights)
     share = 1.0 / jnp.maximum(tokens, 1.0)
-    grads = jax.tree.map(lambda g: g * share, grads)
+    grads_share = share if scale is None else share / scale
+    grads = jax.tree.map(lambda g: g * grads_share, grads)
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     metrics |= {f"grad_rms_{name}": gradient_rms(grads, name) for name in branches}
     updates, opt_state = optimizer.update(grads, state.opt_state, weights)
@@ -101,10 +110,11 @@ def train_step(
     weights, opt_state, carry = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     metrics["skipped"] = state.skipped + jnp.where(good, 0, 1)
     model = with_trained(state.model, weights)
-    after = TrainState(
-        state.step + 1, model, opt_state, state.key, carry, skipped=metrics["skipped"]
-    )
-    return after, metrics
+    step, skipped = state.step + 1, metrics["skipped"]
+    if scale is not None:
+        doubled = jnp.where(step % SCALE_STEPS == 0, 2 * scale, scale)
+        scale = metrics["loss_scale"] = jnp.clip(jnp.where(good, doubled, scale / 2), *_SCALES)
+    return TrainState(step, model, opt_state, state.key, carry, skipped, scale), metrics
 
 
 def _finite(tree: Any) -> jax.Array:

@@ -70,7 +70,7 @@ def test_stream_is_the_rows_in_order(rows):
 def test_batches_of_all_processes_join_to_the_same(rows, process_count):
     whole = streamed(rows, stop_step=6)
     shares = [
-        streamed(rows, stop_step=6, process_index=p, process_count=process_count)
+        streamed(rows, stop_step=6, share=data.Share((p,), process_count))
         for p in range(process_count)
     ]
     joined = [
@@ -78,6 +78,17 @@ def test_batches_of_all_processes_join_to_the_same(rows, process_count):
         for parts in zip(*shares, strict=True)
     ]
     assert_same(whole, joined)
+
+
+def test_parts_that_are_no_neighbours(rows):
+    """On a torus the devices of a host hold rows that lie apart."""
+    apart = streamed(rows, batch_rows=7, multiple_of=4, stop_step=6, share=data.Share((0, 2), 4))
+    whole = streamed(rows, batch_rows=7, multiple_of=4, stop_step=6)
+    assert_same([data_of(batch, [0, 1, 4, 5]) for batch in whole], apart)
+
+
+def data_of(batch, places):
+    return type(batch)(*(array[places] for array in batch))
 
 
 @pytest.mark.parametrize("start_step", [0, 1, 5, 11])
@@ -118,9 +129,9 @@ def test_dropped_stream_ends_its_threads(rows):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_rows": 6, "process_count": 4}, "not a positive multiple of the 4 processes"),
+        ({"batch_rows": 6, "share": data.Share((0,), 4)}, "not a positive multiple of 4 parts"),
         ({"batch_rows": 0}, "batch_rows=0"),
-        ({"process_index": 1}, "process_index=1 must be 0 to 0"),
+        ({"share": data.Share((1,))}, "must be of the parts 0 to 0"),
         ({"start_step": -1}, "start_step=-1"),
         ({"order": "sorted"}, "order='sorted' must be one of shuffled, stored, tracks"),
         ({"order": "tracks", "batch_rows": 1000}, "do not make 1000 tracks; lower train.batch"),

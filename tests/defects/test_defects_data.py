@@ -8,7 +8,7 @@ import reference
 
 from psann_jax import psannLMDataPrep
 from psann_jax.config import Config
-from psann_jax.data import DataConfig, batches, fit_tokenizer, load_tokenizer, prepare
+from psann_jax.data import DataConfig, Share, batches, fit_tokenizer, load_tokenizer, prepare
 from psann_jax.run.main import run
 from psann_jax.run.report import Report
 from psann_jax.train.config import TrainConfig
@@ -66,8 +66,7 @@ def test_d12_processes_share_each_row_once_an_epoch(data, processes):
             batch_rows=8,
             seed=0,
             epochs=1,
-            process_index=p,
-            process_count=processes,
+            share=Share((p,), processes),
         )
         for row, weights in zip(batch.targets, batch.weights, strict=True)
         if weights.any()

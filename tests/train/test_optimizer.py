@@ -183,3 +183,24 @@ def test_parts_named_in_lr_factors_learn_at_their_own_rate(tiny):
 def test_a_part_that_the_model_has_not_is_named(tiny):
     with pytest.raises(ValueError, match="lr_factors names 'embedd'.*did you mean 'embed'"):
         _updates(tiny, lr_factors=(("embedd", 0.5),))
+
+
+def test_moments_in_bfloat16_take_half_the_room_and_change_little(tiny):
+    start, ends = trainable(tiny()), {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimizerConfig(learning_rate=1e-2, moments_dtype=dtype)
+        optimizer = make_optimizer(config, 20)
+        state, weights = optimizer.init(start), start
+        for n in range(20):
+            grads = jax.tree.map(lambda w, n=n: jnp.sin(3 * w + n), weights)
+            updates, state = optimizer.update(grads, state, weights)
+            weights = jax.tree.map(jnp.add, weights, updates)
+        ends[dtype] = np.concatenate([np.ravel(a) for a in jax.tree.leaves(weights)])
+        assert {a.dtype for a in jax.tree.leaves(state) if a.ndim} == {jnp.dtype(dtype)}
+    moved = np.abs(ends["float32"] - np.concatenate([np.ravel(a) for a in jax.tree.leaves(start)]))
+    np.testing.assert_allclose(ends["bfloat16"], ends["float32"], atol=0.05 * moved.max())
+
+
+def test_moments_in_bfloat16_need_a_second_moment_that_moves():
+    with pytest.raises(ValueError, match=r"optimizer\.b2=0\.999.*set optimizer\.b2=0\.99"):
+        OptimizerConfig(moments_dtype="bfloat16", b2=0.999)

@@ -1,17 +1,20 @@
 """The train step: one mean over the batch however it is cut, and a key of its own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from psann_jax import sharding
 from psann_jax.nn.block import Residual
 from psann_jax.seq import Batch
 from psann_jax.train.feed import on_mesh
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, init_state
-from psann_jax.train.step import eval_step, jit_train_step, loss_fn, train_step
+from psann_jax.train.step import SCALE_STEPS, eval_step, jit_train_step, loss_fn, train_step
 
 B, T, V = 8, 6, 32
 SGD = optax.sgd(1.0)  # one update is the gradient itself
@@ -195,3 +198,44 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_counts(tiny):
     for o, n in zip(old, new, strict=True):
         np.testing.assert_array_equal(n, o)
     assert int(step(after, _cut(_batch(), 1))[0].skipped) == 1
+
+
+@pytest.mark.parametrize("name", ["waveresnet", "groundthink"])
+def test_float16_trains_as_float32_does(tiny, name):
+    ends = {}
+    for dtype in ("float32", "float16"):
+        model = tiny(name, dtype)
+        state, _ = init_state(
+            lambda rngs, model=model: model, SGD, sharding.make_mesh(devices=jax.devices()[:1]), 0
+        )
+        assert (state.loss_scale is not None) == (dtype == "float16")
+        state, metrics = _step(state, _cut(_batch(), 2))
+        assert int(metrics["skipped"]) == 0
+        ends[dtype] = float(metrics["loss"]), float(metrics["grad_norm"])
+    np.testing.assert_allclose(ends["float16"], ends["float32"], rtol=5e-3)  # 11 bits
+
+
+@pytest.mark.parametrize(
+    ("scale", "step", "after"),
+    [(8.0, 1, 8.0), (8.0, SCALE_STEPS - 1, 16.0), (2.0**16, SCALE_STEPS - 1, 2.0**16)],
+)
+def test_the_scale_of_the_loss_changes_no_gradient_and_grows_with_time(tiny, scale, step, after):
+    state = _state(tiny(), step)
+    plain, _ = _step(state, _cut(_batch(), 1))
+    scaled = dataclasses.replace(state, loss_scale=jnp.float32(scale))
+    scaled, metrics = _step(scaled, _cut(_batch(), 1))
+    assert float(scaled.loss_scale) == float(metrics["loss_scale"]) == after
+    for a, b in zip(*(jax.tree.leaves(s.model) for s in (plain, scaled)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_scale_too_large_is_halved_and_its_step_skipped(tiny):
+    state = dataclasses.replace(
+        _state(tiny("respsann", "float16")), loss_scale=jnp.float32(2.0**16)
+    )
+    model = jax.tree.map(lambda a: 50 * a, state.model)  # whose gradients leave float16's range
+    state = dataclasses.replace(state, model=model)
+    after, metrics = _step(state, _cut(_batch(), 1))
+    assert int(metrics["skipped"]) == 1 and float(after.loss_scale) == 2.0**15
+    for a, b in zip(*(jax.tree.leaves(s.model) for s in (state, after)), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,125 @@
+"""What a sweep found: summary.json, summary.csv, leaderboard.md, and two pictures."""
+
+import collections
+from collections.abc import Sequence
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+import statistics
+from typing import Any
+
+from psann_jax.evals.comparison import CONFIDENCE, Compared, compare
+from psann_jax.evals.figure import empty_figure
+from psann_jax.run.sweep import Sweep
+
+Result = dict[str, Any]
+_STYLES = ("-", "--", ":", "-.")
+_COLUMNS = ("variant", "seed", "value", "best", "train_loss", "parameters", "tokens")
+_COLUMNS += ("tokens_per_s", "seconds", "base", "device")
+
+
+def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
+    """Writes the tables and pictures of the runs that are done; gives the table."""
+    rows = compare(_values(results), sweep.compared_with)
+    table = leaderboard(rows, results, sweep.metric, sweep.compared_with)
+    folder = sweep.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "metric": sweep.metric,
+        "baseline": sweep.compared_with,
+        "confidence": CONFIDENCE,
+        "variants": [_finite(dataclasses.asdict(row)) for row in rows],
+        "runs": [{key: r[key] for key in _COLUMNS} for r in results],
+    }
+    (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
+    with (folder / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(results)
+    (folder / "leaderboard.md").write_text(table + "\n")
+    _plot_means(rows, sweep, folder / "means.png")
+    _plot_curves(results, sweep, folder / "curves.png")
+    return table
+
+
+def leaderboard(
+    rows: Sequence[Compared], results: Sequence[Result], metric: str, baseline: str
+) -> str:
+    """The variants as a Markdown table, the best first."""
+    named = _by_variant(results)
+    lines = [
+        f"| variant | seeds | {metric} | ± {CONFIDENCE:.0%} | to {baseline} | p | parameters "
+        "| tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        own = named[row.variant]
+        speed = statistics.median(r["tokens_per_s"] for r in own)
+        cells = (
+            row.variant,
+            str(row.seeds),
+            f"{row.mean:.4f}",
+            _said(row.half_width, ".4f"),
+            "" if row.variant == baseline else _said(row.difference, "+.4f"),
+            "" if row.variant == baseline else _said(row.p, ".3g"),
+            f"{own[0]['parameters']:,}",
+            f"{speed:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _values(results: Sequence[Result]) -> dict[str, dict[int, float]]:
+    return {
+        name: {r["seed"]: r["value"] for r in own} for name, own in _by_variant(results).items()
+    }
+
+
+def _by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
+    named: dict[str, list[Result]] = collections.defaultdict(list)
+    for result in results:
+        named[result["variant"]].append(result)
+    return named
+
+
+def _said(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def _plot_means(rows: Sequence[Compared], sweep: Sweep, path: Path) -> None:
+    """Each variant's mean and interval, the best at the top."""
+    figure = empty_figure(path, (7, 0.8 + 0.35 * len(rows)))
+    axes = figure.subplots()
+    places = range(len(rows), 0, -1)
+    widths = [0.0 if math.isnan(row.half_width) else row.half_width for row in rows]
+    means = [row.mean for row in rows]
+    axes.errorbar(means, places, xerr=widths, fmt="o", color="black", capsize=3)
+    axes.set_yticks(list(places), [row.variant for row in rows])
+    axes.set_xlabel(f"{sweep.metric}, mean of the seeds and its {CONFIDENCE:.0%} interval")
+    axes.grid(color="0.9")
+    figure.savefig(path, dpi=150)
+
+
+def _plot_curves(results: Sequence[Result], sweep: Sweep, path: Path) -> None:
+    """The metric over steps, a line a variant: mean of its seeds."""
+    figure = empty_figure(path, (8, 5))
+    axes = figure.subplots()
+    for i, (name, own) in enumerate(_by_variant(results).items()):
+        points: dict[int, list[float]] = collections.defaultdict(list)
+        for row in (row for result in own for row in result["curve"]):
+            if math.isfinite(row.get(sweep.metric, math.nan)):
+                points[row["step"]].append(row[sweep.metric])
+        means = [statistics.fmean(values) for values in points.values()]
+        style = {"linestyle": _STYLES[i % 4], "color": str(0.2 * (i // 4 % 4))}
+        axes.plot(list(points), means, label=name, marker="o", markersize=3, **style)
+    axes.set_xlabel("step")
+    axes.set_ylabel(sweep.metric)
+    axes.grid(color="0.9")
+    axes.legend(frameon=False, ncols=2, fontsize="small")
+    figure.savefig(path, dpi=150)

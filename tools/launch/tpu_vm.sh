@@ -1,0 +1,23 @@
+#!/bin/bash
+# One process on every host of a Cloud TPU slice whose VMs have the code in ~/psann_jax:
+#     TPU=my-v5e-64 ZONE=us-east5-b \
+#         tools/launch/tpu_vm.sh --config configs/x.py --workdir gs://bucket/x
+# JAX finds the other hosts in the metadata of the TPU. SETUP=1 installs the project first.
+# To stop and save: TPU=... ZONE=... STOP=1 tools/launch/tpu_vm.sh
+set -eu
+: "${TPU:?name the TPU: TPU=my-v5e-64}"
+: "${ZONE:?name its zone: ZONE=us-east5-b}"
+GCLOUD=${GCLOUD:-gcloud}
+
+on_all() {
+    $GCLOUD compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker all --command "$1"
+}
+
+if [ "${STOP:-}" = 1 ]; then
+    on_all "pkill -TERM -f '[p]sann_jax.main'"
+    exit
+fi
+if [ "${SETUP:-}" = 1 ]; then
+    on_all "cd ~/psann_jax && python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+fi
+on_all "cd ~/psann_jax && PSANN_JAX_CLUSTER=auto $(printf '%q ' .venv/bin/python -m psann_jax.main "$@")"

@@ -1,0 +1,110 @@
+"""The validation battery GPU-01 to GPU-08, on whatever is there: a GPU, a TPU, or a CPU.
+
+    python tools/validate.py [--only GPU-03 GPU-07] [--out reports/validation]
+
+Each step has a rule by which it passes. Written: summary.json, system.json, table.md, junit.xml;
+the exit code is 1 where a step fails. Steps 05 and 06 need several devices; where there is one they
+run in a process that takes the CPU for four.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+import traceback
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+_SEVERAL = ("GPU-05", "GPU-06")  # steps that need more than one device
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps alone")
+    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "validation")
+    parser.add_argument(
+        "--scale", choices=("tiny", "cpu", "accelerator"), help="sizes; else what fits the device"
+    )
+    args = parser.parse_args(argv)
+    import jax
+    from validation_steps import STEPS
+
+    from psann_jax.run.environment import describe, set_up
+
+    if unknown := set(args.only or ()) - STEPS.keys():
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
+    set_up()
+    scale = args.scale or ("cpu" if jax.default_backend() == "cpu" else "accelerator")
+    results = {}
+    for name in args.only or STEPS:
+        if name in _SEVERAL and jax.device_count() == 1:
+            results[name] = _on_fake_devices(name, scale)
+        else:
+            results[name] = measured(STEPS[name], scale)
+        print(line(name, results[name]), flush=True)
+    write(results, {**describe(), "scale": scale}, args.out)
+    return 0 if all(r["passed"] for r in results.values()) else 1
+
+
+def measured(step: Callable[[str], dict[str, Any]], scale: str) -> dict[str, Any]:
+    """Runs a step: what it says, whether it passed, how long it took. An error is a failure."""
+    began = time.monotonic()
+    try:
+        result = step(scale)
+    except Exception as error:  # noqa: BLE001 - one broken step does not hide the others
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        result = {"passed": False, "said": said, "trace": traceback.format_exc()}
+    what = (step.__doc__ or "").splitlines()[0]
+    return {"what": what, **result, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _on_fake_devices(name: str, scale: str) -> dict[str, Any]:
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from validate import measured\nfrom validation_steps import STEPS\n"
+        "print(json.dumps(measured(STEPS[sys.argv[2]], sys.argv[3])))"
+    )
+    fake = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), name, scale],
+        env={**os.environ, **fake},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return {"what": "", "passed": False, "said": done.stderr[-500:], "seconds": 0.0}
+    return json.loads(done.stdout.splitlines()[-1]) | {"devices": "4 taken from the CPU"}
+
+
+def line(name: str, result: dict[str, Any]) -> str:
+    verdict = "passed" if result["passed"] else "FAILED"
+    return f"{name} {verdict} {result['seconds']:7.1f} s  {result['said']}"
+
+
+def write(results: dict[str, dict[str, Any]], system: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.json").write_text(json.dumps(results, indent=1) + "\n")
+    system = {k: v for k, v in system.items() if k != "command"}
+    (out / "system.json").write_text(json.dumps(system, indent=1) + "\n")
+    rows = [
+        f"| {name} | {r['what']} | {'passed' if r['passed'] else '**failed**'} | {r['said']} "
+        f"| {r['seconds']} |"
+        for name, r in results.items()
+    ]
+    head = "| step | what | verdict | figures | seconds |\n|---|---|---|---|---|\n"
+    (out / "table.md").write_text(head + "\n".join(rows) + "\n")
+    suite = ElementTree.Element("testsuite", name="validation", tests=str(len(results)))
+    for name, r in results.items():
+        case = ElementTree.SubElement(suite, "testcase", name=name, time=str(r["seconds"]))
+        if not r["passed"]:
+            ElementTree.SubElement(case, "failure", message=r["said"]).text = r.get("trace", "")
+    ElementTree.ElementTree(suite).write(out / "junit.xml", encoding="unicode")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
