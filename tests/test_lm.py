@@ -246,6 +246,7 @@ def test_a_value_that_is_refused_is_named(option, said):
         ("betas", (0.8, 0.9), "optimizer.b2", 0.9),
         ("amp", "none", "base.dtype", "float32"),
         ("amp", "bf16", "base.dtype", "bfloat16"),
+        ("amp", "fp16", "base.dtype", "float16"),
         ("grad_checkpoint", True, "base.remat", "full"),
     ],
 )
@@ -262,8 +263,7 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
     [
         ({"batch_size": 3}, TypeError, "fit has no argument 'batch_size'"),
         ({"warmup": 3}, TypeError, "did you mean 'warmup_steps'"),
-        ({"amp": "fp16"}, ValueError, "use bf16"),
-        ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp32, none"),
+        ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp16, fp32, none"),
         ({"ddp": "yes"}, ValueError, "ddp='yes' must be auto, on or off"),
         ({"epochs": 0}, ValueError, "epochs=0"),
         ({"lr": -1.0}, ValueError, "learning_rate=-1.0 must be positive"),

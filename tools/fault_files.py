@@ -152,16 +152,17 @@ def disk_full(kept: Path, generator: np.random.Generator, folder: Path) -> str |
             failed = str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    with contextlib.suppress(OSError):
-        checkpoints.close()
+    checkpoints.close()
     again = Checkpoints(folder / "checkpoints")
     try:
         with warnings_of("psann_jax.checkpoint"):
             step = again.newest()
+        again.save(small_state(50))
+        again.wait()
         unfinished = [p.name for p in (folder / "checkpoints").iterdir() if "tmp" in p.name]
     finally:
         again.close()
-    broken = [s for s in _KEPT[1:] if damage(folder / "checkpoints" / str(s))]
+    broken = [s for s in (_KEPT[-1], 50) if damage(folder / "checkpoints" / str(s))]
     if broken:
         return f"at {limit} bytes a file: steps {broken} are damaged"
     if failed and step != _KEPT[-1]:

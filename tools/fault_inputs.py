@@ -40,7 +40,7 @@ def text_round_trip(fitted: list[Any], generator: np.random.Generator, folder: P
         text = _text(generator)
         for kind, tokenizer in zip(_TOKENIZERS, fitted, strict=True):
             try:
-                back = tokenizer.decode(tokenizer.encode(text))
+                back = tokenizer.decode(tokenizer.encode(text), errors="surrogateescape")
             except ValueError as error:
                 if any(0xD800 <= ord(c) < 0xE000 for c in text) and "\n" not in str(error):
                     continue

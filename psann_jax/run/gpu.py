@@ -1,5 +1,6 @@
 """How busy, hot and hungry this process's NVIDIA GPUs are, where nvidia-ml-py is installed."""
 
+import importlib
 import os
 from typing import Any
 
@@ -14,11 +15,10 @@ class Gpus:
         if jax.default_backend() != "gpu":
             return
         try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handles = [_handle(pynvml, d) for d in jax.local_devices()]
-            self._nvml = pynvml
+            nvml = importlib.import_module("pynvml")
+            nvml.nvmlInit()
+            self._handles = [_handle(nvml, d) for d in jax.local_devices()]
+            self._nvml = nvml
         except Exception:  # noqa: BLE001 - no library, no driver, an AMD card: none ends a run
             self._handles = []
 

@@ -25,6 +25,7 @@ from psann_jax.train.state import (
 )
 
 MANIFEST = "MANIFEST.json"
+_FAILURES = (OSError, ValueError, RuntimeError)  # of a save, as Orbax raises them
 _log = logging.getLogger("psann_jax.checkpoint")
 
 
@@ -51,6 +52,7 @@ class Checkpoints:
         )
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._told = False  # that a save failed
 
     def save(self, state: TrainState, *, val_loss: float | None = None) -> None:
         """Starts saving `state`, copied before this returns; waits for the save before it.
@@ -63,9 +65,12 @@ class Checkpoints:
         # A diverged run's NaN would stand before every number in the order of the best.
         comparable = val_loss is not None and not math.isnan(val_loss)
         metrics = {"val_loss": val_loss} if comparable else None
-        response = self._saver.save_async(
-            step, flat_arrays(state), metrics=metrics, overwrite=True, force=True
-        )
+        try:
+            response = self._saver.save_async(
+                step, flat_arrays(state), metrics=metrics, overwrite=True, force=True
+            )
+        except _FAILURES as error:
+            raise self._not_saved(error) from error
         self._sealing = threading.Thread(target=self._seal, args=(step, response))
         self._sealing.start()
 
@@ -74,7 +79,7 @@ class Checkpoints:
             response.result()
             if jax.process_index() == 0:
                 seal(self.directory / str(step))
-        except (OSError, ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             self._failure = error
 
     def wait(self) -> None:
@@ -84,11 +89,22 @@ class Checkpoints:
             self._sealing = None
         if self._failure:
             error, self._failure = self._failure, None
-            raise OSError(f"checkpoint in {self.directory} was not saved: {error}") from error
+            raise self._not_saved(error) from error
+
+    def _not_saved(self, error: BaseException) -> OSError:
+        self._told = True
+        return OSError(f"checkpoint in {self.directory} was not saved: {error}")
 
     def close(self) -> None:
-        self.wait()
-        self._saver.close()
+        """Ends what runs in the background; raises OSError where a save failed untold."""
+        try:
+            self.wait()
+        finally:
+            try:
+                self._saver.close()
+            except _FAILURES as error:  # Orbax keeps an error, and raises it here once more
+                if not self._told:
+                    raise self._not_saved(error) from error
 
     def steps(self) -> list[int]:
         """Steps on disk, newest first, whole or not."""
