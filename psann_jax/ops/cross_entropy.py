@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from psann_jax.ops.matmul import rows_dot
 from psann_jax.sharding import by_device, constrain
 
 _CHUNK_BYTES = {"cpu": 2**23}  # of float32 logits: what stays in the cache
@@ -102,7 +103,8 @@ def _loss_fwd(x, kernel, targets, weights, smoothing):
         d_logits = weights[..., None] * (jnp.exp(logits - normaliser[..., None]) - expected)
         d_logits = d_logits.astype(x.dtype)
         dx = dot("bcv,dv->bcd", d_logits, table).astype(x.dtype)
-        return (nats, dot("bcd,bcv->dv", x, d_logits)), dx
+        rows, d_logits = x.reshape(-1, x.shape[-1]), d_logits.reshape(-1, vocabulary)
+        return (nats, rows_dot(rows, d_logits)), dx
 
     def body(total, chunk):
         part, dx = gradients(chunk)
