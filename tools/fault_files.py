@@ -83,7 +83,7 @@ def warnings_of(name: str) -> Iterator[list[str]]:
 
 def newest_damaged(kept: Path, generator: np.random.Generator, folder: Path) -> str | None:
     """One file of the newest step is damaged: it is named, and the step before is used."""
-    from psann_jax.train.checkpoint import Checkpoints
+    from psann_jax.train.checkpoint import MANIFEST, Checkpoints
     from psann_jax.train.state import flat_arrays
 
     shutil.copytree(kept, folder / "checkpoints")
@@ -96,7 +96,11 @@ def newest_damaged(kept: Path, generator: np.random.Generator, folder: Path) -> 
             step = checkpoints.newest()
         if step != _KEPT[-2]:
             return f"{kind} of {victim.name}: step {step} is used"
-        if not any(victim.name in line for line in said):
+        # A damaged manifest disagrees with a file: which of the two is wrong it cannot tell.
+        named = (
+            victim.name if victim.name != MANIFEST else str(folder / "checkpoints" / str(_KEPT[-1]))
+        )
+        if not any(named in line for line in said):
             return f"{kind} of {victim.name}: it is not named in {said}"
         found, whole = (flat_arrays(s) for s in (_restored(checkpoints, step), small_state(step)))
         for name, array in whole.items():
