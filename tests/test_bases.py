@@ -327,7 +327,7 @@ def test_an_unknown_base_names_the_nearest_and_all():
         ("respsann", {"d_model": 12, "n_heads": 4}, "head size.*3 is odd"),
         ("respsann", {"n_layers": 0}, "base.n_layers=0"),
         ("respsann", {"positional_encoding": "rotary"}, "rope, alibi, sinusoidal"),
-        ("respsann", {"dtype": "float16"}, "base.dtype='float16'"),
+        ("respsann", {"dtype": "float8"}, "base.dtype='float8'"),
         ("respsann", {"dropout": 1.0}, r"base.dropout=1.0 must be in \[0, 1\)"),
         ("respsann", {"remat": "some"}, "base.remat='some'"),
         ("transformer", {"mlp_activation": "sine"}, "gelu, relu, tanh"),

@@ -1,6 +1,7 @@
 """Loss, perplexity and bits per byte of a model on held-out rows."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -78,8 +79,7 @@ def evaluate_carried(
     tracks, ways = min(tracks, len(rows)), sharding.batch_ways(mesh)
     stop = n_steps(len(rows), tracks, 1, "tracks")
     n_states, where = -(-tracks // ways) * ways, sharding.batch_sharding(mesh)
-    begin = jax.jit(lambda m: m.init_state(n_states, rows.max_length), out_shardings=where)
-    carry = begin(model)
+    carry = _first_states(n_states, rows.max_length, where)(model)
     nats = tokens = 0.0
     for batch in batches(
         rows,
@@ -94,3 +94,9 @@ def evaluate_carried(
         *summed, carry = eval_step(model, on_mesh(batch, mesh), carry)
         nats, tokens = nats + float(summed[0]), tokens + float(summed[1])
     return {"val_loss_carried": nats / max(tokens, 1.0)}
+
+
+@functools.cache
+def _first_states(n: int, length: int, where: jax.sharding.Sharding) -> Callable[[Any], Any]:
+    """From a model to its states of n rows, placed; compiled once for all evaluations."""
+    return jax.jit(lambda model: model.init_state(n, length), out_shardings=where)

@@ -120,7 +120,7 @@ def test_an_empty_folder_and_new_parents_are_taken():
     assert verbs.main(["import", MODEL, "new/model"]) == 0
 
 
-@pytest.mark.parametrize("argv", [["--max-length", "0"], ["--dtype", "float16"]])
+@pytest.mark.parametrize("argv", [["--max-length", "0"], ["--dtype", "float8"]])
 def test_a_wrong_option_is_one_line_and_writes_nothing(argv, capsys):
     assert argv[1] in _error(["import", MODEL, "model", *argv], capsys)
     assert _names() == []

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from psann_jax import bases, psannLM
+from psann_jax import psannLM
 from psann_jax.run.stop import StopSignal
 from psann_jax.seq import Batch
 from psann_jax.train.optimizer import OptimizerConfig, schedule
@@ -98,11 +98,13 @@ def test_d18_gradients_are_clipped_by_their_own_norm(step):
     np.testing.assert_allclose(optax.tree.norm(moved), CLIP, rtol=1e-4)
 
 
-def test_d18_float16_is_refused_with_the_way_out(data):
-    with pytest.raises(ValueError, match="use bf16"):
-        psannLM(**SIZES).fit(data, **{**FIT, "amp": "fp16"})
-    with pytest.raises(ValueError, match=r"base\.dtype='float16' must be one of bfloat16"):
-        bases.get("respsann")(dtype="float16")
+def test_d18_float16_is_trained_with_a_scaled_loss(data, tmp_path):
+    lm = psannLM(**SIZES)
+    options = {**FIT, "amp": "fp16", "steps": 2, "log_interval_steps": 1}
+    lm.fit(data, checkpoint_dir=tmp_path / "run", **options)
+    rows = _metrics(tmp_path / "run")
+    assert [(row["loss_scale"], row["skipped_steps"]) for row in rows] == [(1.0, 0), (1.0, 0)]
+    assert all(np.isfinite(a).all() for a in _leaves(lm))
 
 
 def test_d19_micro_batches_without_targets_give_no_nan(step):
