@@ -122,15 +122,15 @@ def from_first(do: Callable[[], T]) -> T:
     return json.loads(_exchange(said)[0])
 
 
-def agree(**things: str) -> None:
-    """Goes on only where every process has the same texts under these names.
+def agree(**things: Callable[[], str]) -> None:
+    """Goes on only where these give the same texts in every process; asked where there are several.
 
     Raises:
       ValueError: a process has others than process 0.
     """
     if jax.process_count() == 1:
         return
-    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in things.items()}
+    digests = {name: hashlib.sha256(of().encode()).hexdigest() for name, of in things.items()}
     said = [json.loads(text) for text in _exchange(json.dumps(digests))]
     for name in things:
         others = [i for i, digest in enumerate(said) if digest.get(name) != said[0][name]]

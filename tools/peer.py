@@ -85,6 +85,8 @@ class Peer:
         environment = os.environ | {"OMP_NUM_THREADS": str(request["threads"]), "PYTHONPATH": path}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
+            if request["mallopt"]:  # as `keep_memory` does it on our side: pages of 2 MiB too
+                environment |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
             command = [python, script, self._folder.name]
             self._child = subprocess.Popen(command, text=True, env=environment, **pipes)
         except OSError as error:

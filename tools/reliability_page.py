@@ -37,7 +37,7 @@ _TAIL = """
 - The coordinator of several processes and the profiler's port ask nobody who he is: private
   networks only.
 - Of several processes a dead one is noticed within {heartbeat} s at the latest; the others end, and
-  a launcher starts all of them again.
+  `tools/launch/local_multi.py` or the JobSet of GKE starts all of them again.
 """
 
 

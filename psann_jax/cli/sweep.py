@@ -107,7 +107,7 @@ def _in_turn(jobs: "list[Job]", run: "Callable[[Job], Any]") -> None:
 
 
 def _in_parallel(args: argparse.Namespace, jobs: "list[Job]") -> None:
-    """One process a job, so many at once; what one of them says goes to log.txt in its workdir.
+    """One process a job, so many at once; what one of them says goes to VARIANT-SEED.log.
 
     Raises:
       ValueError: runs that failed, once the others are done.

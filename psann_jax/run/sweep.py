@@ -16,6 +16,7 @@ import jax
 
 from psann_jax import bases
 from psann_jax.config import Config, checked, leaves, nearest, to_json
+from psann_jax.model import parameter_count
 from psann_jax.run.main import run
 from psann_jax.run.report import Report
 from psann_jax.run.workdir import Workdir
@@ -153,8 +154,8 @@ def run_job(job: Job, metric: str, report: Report | None = None) -> dict[str, An
         "value": measured[-1],
         "best": min(measured),
         "train_loss": rows[-1]["loss"],
-        "parameters": _parameters(outcome.model),
-        "tokens": sum(row["tokens"] for row in rows[-1:]) * outcome.step,
+        "parameters": parameter_count(outcome.model),
+        "tokens": rows[-1]["tokens"] * outcome.step,
         "tokens_per_s": speeds[len(speeds) // 2],
         "seconds": round(time.monotonic() - began, 1),
         "curve": [{key: row[key] for key in (*_CURVE, metric) if key in row} for row in rows],
@@ -166,9 +167,3 @@ def run_job(job: Job, metric: str, report: Report | None = None) -> dict[str, An
     part.write_text(json.dumps(result, indent=1) + "\n")
     part.rename(job.result_path)
     return result
-
-
-def _parameters(model: Any) -> int:
-    from psann_jax.model import parameter_count
-
-    return parameter_count(model)

@@ -61,7 +61,7 @@ def train(
       Preempted: SIGTERM or SIGINT came; the step is saved where there is a workdir.
       NotFinite: train.max_skipped_steps steps in a row had no finite loss or gradient.
     """
-    cluster.agree(config=to_json(config), code=code_digest(), data=repr(corpus.meta))
+    cluster.agree(config=lambda: to_json(config), code=code_digest, data=lambda: repr(corpus.meta))
     with (
         jax.set_mesh(plan.mesh),
         _precision(config.train.matmul_precision),

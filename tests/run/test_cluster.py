@@ -160,4 +160,4 @@ def test_a_cluster_is_joined_where_there_is_one(monkeypatch, environment, severa
 def test_one_process_needs_nobody():
     assert cluster.together(lambda: 3) == cluster.from_first(lambda: 3) == 3
     assert cluster.one_then_others(lambda: "once") == "once"
-    cluster.agree(config="anything")
+    cluster.agree(config=lambda: pytest.fail("nobody is there to agree with"))
