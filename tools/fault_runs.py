@@ -14,6 +14,7 @@ from faults import Row
 import numpy as np
 
 _STEPS, _SAVES = 60, 4
+_KILLS = 5  # of one run
 TIMES = ("tokens_per_s", "step_seconds", "memory_bytes")  # what two equal runs may differ in
 _LONGEST = 300.0  # seconds of a run of 60 tiny steps that are taken for hanging
 
@@ -233,6 +234,31 @@ def killed(plans: Plans, generator: np.random.Generator, folder: Path) -> str | 
     return to_the_end(plan, file, folder, kept)
 
 
+def killed_again(plans: Plans, generator: np.random.Generator, folder: Path) -> str | None:
+    """Five SIGKILLs, also of restarts that were just reading a checkpoint, then the end."""
+    plan = plans.drawn(generator)
+    file = plan.config_file(folder)
+    kept, kills = 0, 0
+    while kills < _KILLS:
+        (folder / "log.txt").write_text("")
+        child = started(file, folder)
+        time.sleep(generator.uniform(0, plan.seconds))
+        saved = committed(folder)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        code, said = ended(child)
+        if "resumed at step " in said and resumed_at(said) < kept:
+            return f"step {kept} was committed, and start {kills} went on from {resumed_at(said)}"
+        if code == -signal.SIGKILL:
+            kept, kills = max(kept, saved), kills + 1
+        elif code != 0 or end_of(folder) != plan.end:
+            return f"exit code {code}, or not the end of the unbroken run: {said[-2000:]}"
+        else:  # it was over before the signal came: from the beginning
+            _remove(folder / "run")
+            kept = 0
+    return to_the_end(plan, file, folder, kept)
+
+
 def terminated(plans: Plans, generator: np.random.Generator, folder: Path) -> str | None:
     """One SIGTERM once the run has made a step: it saves, within ten seconds, and goes on later."""
     plan = plans.drawn(generator)
@@ -261,10 +287,18 @@ ROWS = {
         fault="`kill -9` at any moment of a run of any base that saves in the background",
         passes="the restart goes on from the last committed step or a later one; losses, "
         "parameters, moments and key at the end are bitwise those of an unbroken run",
-        full=500,
-        share=4,
+        full=20,
+        share=2,
         prepare=Plans,
         trial=killed,
+    ),
+    "kills": Row(
+        fault=f"{_KILLS} times `kill -9`, each at any moment of what was left of one run",
+        passes="as for one `kill -9`",
+        full=96,
+        share=1,
+        prepare=Plans,
+        trial=killed_again,
     ),
     "sigterm": Row(
         fault="SIGTERM or SIGINT at any step of a run of any base",
