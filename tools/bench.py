@@ -81,11 +81,11 @@ def measured(argv: list[str]) -> dict[str, Any]:
     args = parser().parse_args(argv)
     if BENCHMARKS[args.id].has_children:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if args.keep_memory:  # before JAX has threads, since each would have a heap of its own
+        keep_memory()
     if args.scale is None:
         args.scale = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     settle(args, flags_of(args.id), args.scale)
-    if args.keep_memory:
-        keep_memory()
     command = re.sub(r" --out \S+", "", " ".join(argv))
     record = {"id": args.id, "command": command, "config": _described(args)}
     record |= {"n": args.n} if "n" in args else {}
