@@ -28,6 +28,7 @@ _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # processes of a job step
 _MESSAGE_BYTES = 4096
 _LONGEST_WAIT_MS = 24 * 3600 * 1000  # a dead process ends a wait earlier
 _numbers = itertools.count()
+_KINDS = {"OSError": OSError, "ValueError": ValueError}
 
 
 def join() -> None:
@@ -88,7 +89,7 @@ def together(do: Callable[[], T]) -> T:
     """What `do` gives in this process, once every process is done with it.
 
     Raises:
-      ValueError: it raised ValueError or OSError in a process; each of them is told which.
+      ValueError, OSError: it raised that in a process; each of the others is told which.
     """
     if jax.process_count() == 1:
         return do()
@@ -97,12 +98,14 @@ def together(do: Callable[[], T]) -> T:
         result = do()
     except (ValueError, OSError) as error:
         failure = error
-    said = _exchange("" if failure is None else str(failure) or type(failure).__name__)
+    kind = "OSError" if isinstance(failure, OSError) else "ValueError"
+    said = _exchange("" if failure is None else f"{kind} {failure}")
     if failure is not None:
         raise failure
     for process, text in enumerate(said):
         if text:
-            raise ValueError(f"process {process} cannot go on: {text}")
+            kind, _, words = text.partition(" ")
+            raise _KINDS[kind](f"process {process} cannot go on: {words}")
     return result  # type: ignore[return-value]
 
 

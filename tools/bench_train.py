@@ -2,19 +2,24 @@
 
 import argparse
 from typing import Any
+from unittest import mock
 
 from benchmark import DTYPE, UNTIMED, Benchmark, By, Flags
 import jax
+import jax.numpy as jnp
 import limits
 from model_sizes import OVERRIDES, Sizes, base_of, sizes_of
 import numpy as np
+import optax
 from timing import ratio, take_turns
 from trainer import Trainer, packed, program_bytes, random_tokens
 
 from psann_jax import bases
 from psann_jax.bases import Base
+from psann_jax.ops.cross_entropy import linear_cross_entropy
 from psann_jax.run.dry_run import saved_bytes
 from psann_jax.run.memory import memory_bytes
+from psann_jax.train import step as train_steps
 
 FLAGS: Flags = {**limits.FLAGS, **OVERRIDES, **DTYPE}
 SMALL: Flags = {**FLAGS, "config": By("tiny", "d128", "S"), "n": By(2, 7, 6), "warmup": By(1, 3, 2)}
@@ -108,6 +113,38 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     return {"results": {f"remat {remat}": _memory_of(args, remat) for remat in args.remats}}
 
 
+def step_memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Memory of the train step as compiled for many rows, never run; its loss on two of them."""
+    sizes, results = sizes_of(args), {}
+    for name, (loss, remat) in {
+        "whole logits": (_whole_cross_entropy, "none"),
+        "whole logits, remat full": (_whole_cross_entropy, "full"),
+        "chunks": (linear_cross_entropy, "none"),
+        "chunks, remat dots": (linear_cross_entropy, "dots"),
+        "chunks, remat full": (linear_cross_entropy, "full"),
+    }.items():
+        with mock.patch.object(train_steps, "linear_cross_entropy", loss):
+            base = base_of("respsann", sizes, args.dtype, remat=remat)
+            few = Trainer(base, packed(random_tokens(sizes._replace(batch=2))))
+            lost = float(few.step())
+            del few
+            many = Trainer(base, packed(random_tokens(sizes)))
+        results[name] = _memory(many) | {"loss": lost}
+        del many
+    first = results["whole logits"]["program_bytes"]
+    for row in results.values():
+        row["of_whole"] = row["program_bytes"] / first
+    return {"results": results}
+
+
+def _whole_cross_entropy(x, kernel, targets, weights, *, label_smoothing: float):
+    """As the chunked one, with logits [B, T, V] and the gradient of autodiff."""
+    kernel = kernel.astype(x.dtype)
+    logits = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(weights * nats)
+
+
 def _memory_of(args: argparse.Namespace, remat: str) -> dict[str, float]:
     """The peak is that of the process so far: a row's own where it is larger than the last."""
     sizes = sizes_of(args)
@@ -160,6 +197,16 @@ BENCHMARKS = {
     "B6": Benchmark(
         by_depth,
         {**SMALL, "layers": By((1, 2), (2, 4, 8), (2, 4, 8, 16, 32)), "batch": By(0, 0, 16)},
+    ),
+    "step-memory": Benchmark(
+        step_memory,
+        {
+            **OVERRIDES,
+            **DTYPE,
+            **UNTIMED,
+            "config": By("tiny", "S", "S"),
+            "dtype": By("float32", "bfloat16", "bfloat16"),
+        },
     ),
     "B9": Benchmark(
         memory,

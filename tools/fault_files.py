@@ -13,6 +13,8 @@ from typing import Any
 from faults import Row
 import numpy as np
 
+from psann_jax.seq import Batch
+
 _KEPT = (10, 20, 30)  # steps in the folder that is damaged
 
 
@@ -116,25 +118,34 @@ def _restored(checkpoints: Any, step: int) -> Any:
 
 
 def all_damaged(kept: Path, generator: np.random.Generator, folder: Path) -> str | None:
-    """Every step has a damaged file: none is used, none is removed."""
+    """Every step has a damaged file: an error, none is used, nothing is removed or written."""
     from psann_jax.train.checkpoint import Checkpoints
 
     shutil.copytree(kept, folder / "checkpoints")
     for step in _KEPT:
         files = sorted(p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file())
         damage_file(files[int(generator.integers(len(files)))], generator)
-    before = sorted(p for p in (folder / "checkpoints").rglob("*"))
-    checkpoints = Checkpoints(folder / "checkpoints", reads_only=True)
+    before = _contents(folder)
+    checkpoints = Checkpoints(folder / "checkpoints", reads_only=bool(generator.integers(2)))
+    error = ""
     try:
         with warnings_of("psann_jax.checkpoint") as said:
             step = checkpoints.newest()
+    except ValueError as raised:
+        error = str(raised)
     finally:
         checkpoints.close()
-    if step is not None or len(said) != len(_KEPT):
+    if not error:
         return f"step {step} is used; said: {said}"
-    if before != sorted(p for p in (folder / "checkpoints").rglob("*")):
-        return "files were removed or added"
+    if str(folder) not in error or len(said) != len(_KEPT):
+        return f"not every step is named: {error}; {said}"
+    if before != _contents(folder):
+        return "files were changed, removed or added"
     return None
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def disk_full(kept: Path, generator: np.random.Generator, folder: Path) -> str | None:
@@ -185,14 +196,14 @@ class Prepared:
     """A prepared corpus: its cache folder, and what its rows hold."""
 
     cache: Path
-    rows: np.ndarray
+    rows: Batch
 
 
 def corpus(folder: Path) -> Prepared:
     texts = [f"document {i}: the damped wave {'goes on ' * (i % 7)}" for i in range(200)]
     (folder / "texts.txt").write_text("\n".join(texts))
     found = _prepared(folder, folder / "cache")
-    return Prepared(folder, found.batch(np.arange(len(found))).inputs)
+    return Prepared(folder, found.batch(np.arange(len(found))))
 
 
 def _prepared(folder: Path, cache: Path) -> Any:
@@ -225,10 +236,10 @@ def shard_flipped(plan: Prepared, generator: np.random.Generator, folder: Path) 
     with warnings_of("psann_jax.data"):
         try:
             found = _prepared(plan.cache, cache)
-            tokens = found.batch(np.arange(len(found))).inputs
+            rows = found.batch(np.arange(len(found)))
         except ValueError:
             return None
-    if not np.array_equal(tokens, plan.rows):
+    if not all(map(np.array_equal, rows, plan.rows)):
         return f"byte {place} of {victim.name}: other tokens, and nothing was said"
     return None
 
@@ -244,7 +255,7 @@ ROWS = {
     ),
     "checkpoints": Row(
         fault="a file of every checkpoint damaged",
-        passes="none is used, each is named, nothing is removed",
+        passes="one error; none is used, each is named, nothing is removed or written",
         full=20,
         share=2,
         prepare=checkpoints_of,

@@ -6,16 +6,16 @@ import sys
 import time
 from typing import Any
 
-from fault_runs import Straight, committed, ended, logged, resumed_at, started, straight
+from fault_run import STEPS, Straight, committed, ended, logged, resumed_at, started, straight
 from faults import Row
-from launch.local_multi import Group
+from launch.local_multi import BAD_INPUT, DONE, Group
 import numpy as np
 
 from psann_jax.cluster import HEARTBEAT_SECONDS
+from psann_jax.run.guard import EXIT_NOT_FINITE
 
 _LAYOUTS = ((1, 1), (1, 4), (1, 8), (2, 1), (2, 2), (4, 1), (4, 2))  # processes, devices of each
 _CLOSE = 1e-5  # of losses, whose float32 sums devices take in another order
-_STEPS = 60
 
 
 def one(folder: Path) -> Straight:
@@ -42,12 +42,16 @@ def peer_killed(plan: Straight, generator: np.random.Generator, folder: Path) ->
     said: list[str] = []
     file, n = plan.config_file(folder), int(generator.integers(2, 5))
     group = begun(file, (n, 1), said)
-    until(group, folder, int(generator.integers(1, 40)))
+    wanted, victim = int(generator.integers(1, 40)), int(generator.integers(n))
+    until(group, folder, wanted)
+    if len(losses(folder)) < wanted:
+        return f"it ended before step {wanted}: {group.wait()}: {said[-5:]}"
     kept, began = committed(folder), time.monotonic()
-    group.processes[int(generator.integers(n))].kill()
+    group.processes[victim].kill()
     codes, took = group.wait(), time.monotonic() - began
-    if took > HEARTBEAT_SECONDS + 5 or 0 in codes:
-        return f"exit codes {codes} after {took:.0f} s"
+    final = {DONE, BAD_INPUT, EXIT_NOT_FINITE} & set(codes)
+    if took > HEARTBEAT_SECONDS + 5 or final or codes[victim] != -signal.SIGKILL:
+        return f"process {victim} killed: exit codes {codes} after {took:.0f} s: {said[-5:]}"
     return _goes_on(plan, file, folder, kept)
 
 
@@ -85,8 +89,8 @@ def _other_losses(plan: Straight, folder: Path) -> str | None:
 
     expected = [row["loss"] for row in json.loads(plan.end)[0]]
     found: Any = losses(folder)
-    if len(found) != _STEPS or not np.allclose(found, expected, atol=_CLOSE, rtol=0):
-        apart = np.abs(np.subtract(found, expected)).max() if len(found) == _STEPS else "steps"
+    if len(found) != STEPS or not np.allclose(found, expected, atol=_CLOSE, rtol=0):
+        apart = np.abs(np.subtract(found, expected)).max() if len(found) == STEPS else "steps"
         return f"the losses are not those of one process: {apart}"
     return None
 

@@ -4,8 +4,9 @@
     python tools/faults.py --only kill --n 500
     python tools/faults.py --page             # docs/reliability.md from the records alone
 
-A trial is a function of the row's name and a number, so a failure can be looked at again:
---only ROW --from NUMBER --n 1. Records are added to reports/faults/ROW.json, and never replaced.
+What a trial draws is a function of the row's name and a number, so a failure can be looked at
+again: --only ROW --from NUMBER --n 1; where it waits for another process, the moment differs a
+little. Records are added to reports/faults/ROW.json, and never replaced.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports" / "faults"
+_KEEP_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +60,15 @@ def rows() -> dict[str, Row]:
     return {name: row for part in parts for name, row in part.ROWS.items()}
 
 
-def run_row(name: str, row: Row, first: int, n: int) -> dict[str, Any]:
-    """Runs trials `first` to `first + n` of a row, and gives their record."""
-    failures, began = [], time.monotonic()
+def run_row(
+    name: str, row: Row, first: int, n: int, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Runs trials `first` to `first + n` of a row; their record so far goes to `keep` now and then.
+
+    A row that is stopped has lost no failure, and few of the trials that passed.
+    """
+    failures: list[dict[str, Any]] = []
+    began = kept = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
     try:
         prepared = row.prepare(_empty(folder / "prepared"))
@@ -74,15 +82,20 @@ def run_row(name: str, row: Row, first: int, n: int) -> dict[str, Any]:
             if wrong:
                 failures.append({"trial": number, "said": wrong})
                 print(f"{name} {number}: {wrong}", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            if wrong or now > kept + _KEEP_SECONDS or number == first + n - 1:
+                kept = now
+                keep(
+                    {
+                        "first": first,
+                        "n": number + 1 - first,
+                        "failures": failures,
+                        "seconds": round(now - began, 1),
+                        "date": datetime.date.today().isoformat(),
+                    }
+                )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "first": first,
-        "n": n,
-        "failures": failures,
-        "seconds": round(time.monotonic() - began, 1),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 def _empty(folder: Path) -> Path:
@@ -112,16 +125,23 @@ def forked(work: Callable[[], Any]) -> None:
         os._exit(code)
 
 
-def add_record(name: str, row: Row, record: dict[str, Any], folder: Path) -> None:
+def adding(name: str, row: Row, folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Adds a record to those of a row; called again it replaces the one that it added."""
     from psann_jax.run.environment import PACKAGES, _version
 
     path = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.loads(path.read_text()) if path.exists() else {"records": []}
+    before = json.loads(path.read_text())["records"] if path.exists() else []
     versions = {package: _version(package) for package in PACKAGES}
-    content |= {"fault": row.fault, "passes": row.passes, "full": row.full}
-    content["records"].append({**record, "versions": versions, "cpus": os.cpu_count()})
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    about = {"fault": row.fault, "passes": row.passes, "full": row.full}
+
+    def keep(record: dict[str, Any]) -> None:
+        record = {**record, "versions": versions, "cpus": os.cpu_count()}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"records": [*before, record], **about}, indent=1) + "\n")
+        part.rename(path)
+
+    return keep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=REPORTS)
     parser.add_argument("--page", action="store_true", help="only write docs/reliability.md")
     args = parser.parse_args(argv)
+    if args.n is not None and args.n < 1:
+        parser.error(f"--n={args.n} must be at least 1")
     from reliability_page import write_page
 
     bad = 0
@@ -152,7 +174,7 @@ def _measured(name: str, row: Row, args: argparse.Namespace) -> int:
     n = args.n or row.share
 
     def work() -> None:
-        add_record(name, row, run_row(name, row, first, n), args.out)
+        run_row(name, row, first, n, adding(name, row, args.out))
 
     forked(work)
     record = json.loads((args.out / f"{name}.json").read_text())["records"][-1]

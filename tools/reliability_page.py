@@ -8,8 +8,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 _HEAD = """# Reliability
 
 What was broken on purpose, how often, and what came of it. `python tools/faults.py` runs a small
-share of every row and adds to these counts; `--only ROW --n N` runs more of one. Each trial can be
-run again by its number.
+share of every row and adds to these counts; `--only ROW --n N` runs more of one. What a trial draws
+can be run again by its number. Several processes, loaded folders and bad input have tests besides.
 
 | row | what is done | what must come of it | trials | failures |
 |---|---|---|---|---|
@@ -27,6 +27,7 @@ _TAIL = """
 | 1 | a bug: please report its traceback |
 | 2 | bad input: one line says which and how to mend it |
 | 3 | no finite loss any more: the line names the step, the rows and their documents |
+| 74 | the machine failed in the middle of a run, a full disk for instance: start it again |
 | 75 | stopped and saved: start it again to go on |
 
 ## Limits
@@ -45,7 +46,9 @@ def write_page(reports: Path, page: Path = PAGE) -> None:
     """Writes the page from every record in `reports`."""
     from psann_jax.cluster import HEARTBEAT_SECONDS
 
-    found = {p.stem: json.loads(p.read_text()) for p in sorted(reports.glob("*.json"))}
+    found = _nothing_yet() | {
+        p.stem: json.loads(p.read_text()) for p in sorted(reports.glob("*.json"))
+    }
     text = _HEAD + "".join(_line(name, content) for name, content in found.items())
     full = ", ".join(f"{content['full']:,} of {name}" for name, content in found.items())
     text += _MATRIX.format(full=full)
@@ -54,8 +57,20 @@ def write_page(reports: Path, page: Path = PAGE) -> None:
     page.write_text(text + _TAIL.format(heartbeat=HEARTBEAT_SECONDS))
 
 
+def _nothing_yet() -> dict[str, Any]:
+    """Every row of the matrix, without a record."""
+    from faults import rows
+
+    parts = ("fault", "passes", "full")
+    return {
+        name: {"records": [], **{part: getattr(row, part) for part in parts}}
+        for name, row in rows().items()
+    }
+
+
 def _line(name: str, content: dict[str, Any]) -> str:
-    trials = sum(record["n"] for record in content["records"])
+    numbers = {i for r in content["records"] for i in range(r["first"], r["first"] + r["n"])}
+    trials = len(numbers)
     failures = sum(len(record["failures"]) for record in content["records"])
     return (
         f"| `{name}` | {content['fault']} | {content['passes']} | {trials:,} | **{failures}** |\n"

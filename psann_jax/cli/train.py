@@ -6,8 +6,8 @@ from psann_jax.cli.exits import BAD_INPUT, exit_code
 HELP = """usage: train --config FILE[:PRESET] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 Trains the model of a config file. Started again with the same workdir it goes on from the
-newest checkpoint, exactly. Exit codes: 0 done, 2 bad input, 3 no finite loss any more, 75
-stopped and saved.
+newest checkpoint, exactly. Exit codes: 0 done, 2 bad input, 3 no finite loss any more,
+74 a failure of the machine, as a full disk, 75 stopped and saved.
 """
 
 

@@ -12,6 +12,7 @@ import optax
 
 from psann_jax.config import Config
 from psann_jax.data import Corpus, row_order
+from psann_jax.data.order import goes_on
 from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report
 from psann_jax.run.workdir import Workdir
@@ -101,7 +102,9 @@ class Guard:
 
     def _dump(self, folder: Path, step: int, rows: np.ndarray, documents: np.ndarray) -> Path:
         path = folder / f"bad_batch_{step}.npz"
-        batch = self.corpus.train.batch(rows)._asdict()
+        n, size, order = len(self.corpus.train), self.plan.batch_rows, self.config.data.order
+        follows = goes_on(n, size, step - 1, order)
+        batch = self.corpus.train.batch(rows, goes_on=follows)._asdict()
         np.savez_compressed(path, rows=rows, documents=documents, **batch)
         return path
 

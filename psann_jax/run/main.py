@@ -12,6 +12,8 @@ from psann_jax.data.backends import of_characters
 from psann_jax.run.finish import finish
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
+from psann_jax.run.stop import machine_failures
+from psann_jax.run.tensorboard import refuse_missing
 from psann_jax.run.train import Outcome, train
 from psann_jax.run.workdir import LENGTH, Workdir
 
@@ -22,6 +24,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     Raises:
       ValueError: one line on what in the config or the data cannot be used.
       Preempted: a signal stopped the run; what was done is saved.
+      MachineFailed: a file could not be written, for instance; what was saved is whole.
     """
     report = report or Report()
     config, workdir = checked(config), Workdir(config.workdir)
@@ -32,6 +35,8 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             workdir.refuse_other_run(config)
         if jax.process_index() == 0:
             workdir.refuse_unwritable()
+        if config.train.tensorboard:
+            refuse_missing()
         sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
 
     cluster.together(refuse)
@@ -46,8 +51,9 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
     workdir.open(config, corpus)
-    outcome = train(config, corpus, plan, report=report, workdir=workdir)
-    cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
+    with machine_failures():
+        outcome = train(config, corpus, plan, report=report, workdir=workdir)
+        cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
     return outcome
 
 

@@ -1,12 +1,27 @@
 """A stop from outside: SIGTERM and SIGINT let the step end, so that it can be saved."""
 
+from collections.abc import Iterator
 import contextlib
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+EXIT_FAILED = 74  # a disk, a network: start me again
 EXIT_PREEMPTED = 75  # saved: start me again
+
+
+class MachineFailed(OSError):
+    """The machine failed under a run that was right: another start may well go on."""
+
+
+@contextlib.contextmanager
+def machine_failures() -> Iterator[None]:
+    """Within the context, an OSError is a MachineFailed: what can be wrong was checked before."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineFailed(f"{error}; start it again to go on, once that is mended") from error
 
 
 class Preempted(Exception):

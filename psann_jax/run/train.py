@@ -20,6 +20,7 @@ from psann_jax.run.plan import Plan
 from psann_jax.run.profile import Profile
 from psann_jax.run.report import Report, duration
 from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.tensorboard import TensorBoard
 from psann_jax.run.validation import Validation
 from psann_jax.run.watchdog import Watchdog
 from psann_jax.run.workdir import Workdir
@@ -103,7 +104,7 @@ class _Loop:
         self.rate = schedule(config.optimizer, plan.steps)
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: Checkpoints | None = None
-        self.file: MetricsFile | None = None
+        self.files: list[MetricsFile | TensorBoard] = []
         self.best = float("inf")
         self.first = 1
         if workdir:
@@ -128,7 +129,9 @@ class _Loop:
         if best := cluster.from_first(checkpoints.best):
             self.best = best[1]
         if jax.process_index() == 0:
-            self.file = MetricsFile(workdir.metrics, resume_step=step or 0)
+            self.files.append(MetricsFile(workdir.metrics, resume_step=step or 0))
+            if self.config.train.tensorboard:
+                self.files.append(TensorBoard(workdir.tensorboard, resume_step=step or 0))
 
     def run(self, stop: StopSignal) -> Outcome:
         with self.watchdog:
@@ -223,8 +226,8 @@ class _Loop:
             with self.watchdog.waiting("the validation"):
                 row |= self.validation(self.state)
         self.rows.append(row)
-        if self.file:
-            self.file.write(row)
+        for file in self.files:
+            file.write(row)
         self.report.row(row, self.plan.steps)
         self.clock.reported()
 
@@ -236,7 +239,7 @@ class _Loop:
             "ppl": perplexity(loss),
             "lr": float(np.asarray(self.rate(step - 1 - self.guard.skipped))),
             "grad_norm": float(metrics["grad_norm"]),
-            "tokens": int(metrics["tokens"]),
+            "tokens": int(np.nan_to_num(metrics["tokens"])),  # of spoilt weights it is no number
             "tokens_per_s": float(metrics["tokens"]) / seconds,
             "step_seconds": seconds,
             "memory_bytes": memory_bytes(),
@@ -263,12 +266,12 @@ class _Loop:
     def _stop(self, step: int) -> None:
         said = f"stopped at step {step}; nothing was saved, since there is no workdir"
         if self.checkpoints:
-            self.checkpoints.wait()
+            cluster.together(self.checkpoints.wait)  # none leaves while another one still writes
             said = f"stopped and saved at step {step}; start it again to go on"
         raise Preempted(said, self.state.model)
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # each is closed, whatever another one raises
-            for part in (self.profile, self.file, self.checkpoints):
+            for part in (self.profile, *self.files, self.checkpoints):
                 if part:
                     stack.callback(part.close)

@@ -29,6 +29,7 @@ FREE = {
     "train.max_skipped_steps",
     "train.debug_nans",
     "train.profile_steps",
+    "train.tensorboard",
     "train.ngram_baselines",
 }
 LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule from here on
@@ -48,6 +49,7 @@ class Workdir:
         self.environment = self.path / "env.json"
         self.data = self.path / "data.json"
         self.profile = self.path / "profile"
+        self.tensorboard = self.path / "tensorboard"
         self.stacks = self.path / f"stacks-{jax.process_index()}.txt"
 
     def exists(self) -> bool:

@@ -111,12 +111,22 @@ class Checkpoints:
         return sorted((c.step for c in self._saver.checkpoints), reverse=True)
 
     def newest(self) -> int | None:
-        """The newest step whose files are all as they were saved; None without one."""
-        for step in self.steps():
+        """The newest step whose files are all as they were saved; None before the first save.
+
+        Raises:
+          ValueError: steps were committed, and none of them is whole any more.
+        """
+        steps = self.steps()
+        for step in steps:
             fault = damage(self.directory / str(step))
             if fault is None:
                 return step
             _log.warning("checkpoint %d is not used: %s", step, fault)
+        if any((self.directory / str(step) / MANIFEST).exists() for step in steps):
+            raise ValueError(
+                f"no checkpoint in {self.directory} is whole any more, of steps {steps}; bring "
+                "their files back, or choose another workdir to begin anew"
+            )
         return None
 
     def best(self) -> tuple[int, float] | None:

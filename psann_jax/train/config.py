@@ -22,6 +22,7 @@ class TrainConfig:
     keep_checkpoints: int = 3  # the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
     matmul_precision: str | None = None  # of float32 products; None leaves it to the device
+    tensorboard: bool = False  # metrics also for TensorBoard, in WORKDIR/tensorboard
     profile_steps: str | None = None  # first and last of the steps to profile, as "20:25"
     max_skipped_steps: int = 10  # so many steps in a row without a finite loss end the run
     debug_nans: bool = False  # repeat a skipped step slowly, up to the operation that gave NaN

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 
 from psann_jax import bases
+from psann_jax.cli.exits import exit_code
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
 from psann_jax.run.load import load_run
 from psann_jax.run.main import run
 from psann_jax.run.report import Report
+from psann_jax.run.stop import EXIT_FAILED
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.config import TrainConfig
@@ -143,6 +146,29 @@ def test_a_run_resumes_from_the_step_before_a_damaged_one(config, straight):
     victim.write_bytes(content)
     _quiet(config)
     _assert_same_end(config.workdir, straight)
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_refused_and_kept(config, straight):
+    shutil.copytree(straight, config.workdir)
+    for step in Path(config.workdir, "checkpoints").glob("[0-9]*"):
+        (step / "state" / "_METADATA").write_text("{")
+    before = {p: p.read_bytes() for p in Path(config.workdir).rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match="no checkpoint in .* is whole any more, of steps"):
+        _quiet(config)
+    after = {p: p.read_bytes() for p in before if p.exists() and p.parent.name != "run"}
+    assert after.items() <= before.items() and len(after) > 10
+    assert _rows(config.workdir) == _rows(straight)
+
+
+def test_a_disk_that_fails_in_a_run_is_worth_another_start(config, monkeypatch, capsys):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("psann_jax.train.checkpoint.seal", full)
+    assert exit_code(lambda: _quiet(config)) == EXIT_FAILED
+    said = capsys.readouterr().err
+    assert "No space left on device; start it again to go on" in said
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_a_finished_run_started_again_changes_nothing(config, straight):

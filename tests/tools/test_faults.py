@@ -61,6 +61,24 @@ def test_damage_is_damage(tmp_path, kind):
         assert not path.exists() or path.read_bytes() != content
 
 
+def recorded(row, first, n, folder):
+    faults.run_row("row", row, first, n, faults.adding("row", row, folder))
+    return json.loads((folder / "row.json").read_text())["records"][-1]
+
+
+def test_a_row_that_is_stopped_keeps_what_it_has_counted(tmp_path, monkeypatch):
+    def trial(prepared, generator, folder):
+        if len(list(tmp_path.glob("row.json"))):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(faults, "_KEEP_SECONDS", 0)
+    row = faults.Row("a fault", "it passes", 100, 2, lambda folder: None, trial)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(row, 7, 20, tmp_path)
+    (record,) = json.loads((tmp_path / "row.json").read_text())["records"]
+    assert (record["first"], record["n"]) == (7, 1)
+
+
 def test_a_failure_is_counted_and_kept_with_its_number(tmp_path):
     def trial(prepared, generator, folder):
         assert prepared == "ready" and not list(folder.iterdir())
@@ -69,11 +87,11 @@ def test_a_failure_is_counted_and_kept_with_its_number(tmp_path):
             raise KeyError("lost")
 
     row = faults.Row("a fault", "it passes", 100, 2, lambda folder: "ready", trial)
-    first, second = (faults.run_row("row", row, 0, 20) for _ in range(2))
+    first, second = (recorded(row, 0, 20, tmp_path / name) for name in "ab")
     assert [f["trial"] for f in first["failures"]] == [f["trial"] for f in second["failures"]]
     assert 0 < len(first["failures"]) < 20
-    faults.add_record("row", row, first, tmp_path)
-    faults.add_record("row", row, faults.run_row("row", row, 20, 5), tmp_path)
+    recorded(row, 0, 20, tmp_path)
+    recorded(row, 20, 5, tmp_path)
     assert len(json.loads((tmp_path / "row.json").read_text())["records"]) == 2
     page = tmp_path / "page.md"
     reliability_page.write_page(tmp_path, page)

@@ -116,6 +116,19 @@ def test_newest_falls_back_over_two_damaged_steps(folder, opened):
     assert opened().newest() == 10
 
 
+def test_no_whole_step_of_committed_ones_is_an_error(folder, opened):
+    for step in ("10", "20", "30"):
+        FAULTS["flipped"](folder / step / _files(folder / step)[-1])
+    with pytest.raises(ValueError, match=r"of steps \[30, 20, 10\]; bring their files back"):
+        opened().newest()
+
+
+def test_steps_that_were_never_committed_are_no_error(folder, opened):
+    for step in ("10", "20", "30"):
+        (folder / step / MANIFEST).unlink()
+    assert opened().newest() is None
+
+
 def test_a_file_too_many_is_damage(folder):
     (folder / "30" / "state" / "more").write_text("x")
     assert "more" in damage(folder / "30")
