@@ -56,6 +56,7 @@ class Estimate:
     weights: list[Weight]
     weight_bytes: int
     optimizer_bytes: int
+    offloaded: bool  # the optimizer's, to the host's memory but for the update itself
     carry_bytes: int
     gathered_bytes: int  # weights that FSDP brings together for the time of their use
     row_bytes: int  # saved for the backward pass, a row
@@ -67,12 +68,15 @@ class Estimate:
     @property
     def fixed_bytes(self) -> int:
         """What is there whatever the micro-batch, the gradients as large as the weights."""
-        state = 2 * self.weight_bytes + self.optimizer_bytes + self.carry_bytes
+        moments = 0 if self.offloaded else self.optimizer_bytes
+        state = 2 * self.weight_bytes + moments + self.carry_bytes
         return state + self.gathered_bytes + self.logits_bytes
 
     @property
     def peak_bytes(self) -> int:
-        return self.fixed_bytes + self.rows * self.row_bytes
+        passes = self.fixed_bytes + self.rows * self.row_bytes
+        update = 2 * self.weight_bytes + self.optimizer_bytes + self.carry_bytes
+        return max(passes, update)
 
     def rows_that_fit(self, memory_bytes: float) -> int:
         """The largest micro-batch of a device with so much memory, in rows."""
@@ -95,7 +99,8 @@ class Estimate:
             "a device:",
             f"  weights           {_gb(self.weight_bytes)}",
             f"  gradients         {_gb(self.weight_bytes)}",
-            f"  optimizer         {_gb(self.optimizer_bytes)}",
+            f"  optimizer         {_gb(self.optimizer_bytes)}"
+            + (", in the host's memory until the update" if self.offloaded else ""),
         ]
         if self.carry_bytes:
             lines.append(f"  carried states    {_gb(self.carry_bytes)}")
@@ -114,8 +119,8 @@ class Estimate:
             lines.append(f"{memory_gb:g} GB a device hold a micro-batch of {fit} rows")
             if fit < self.rows:
                 lines.append(
-                    "too small: raise train.grad_accum_steps, set base.remat='full', or spread "
-                    "the weights with mesh.fsdp"
+                    "too small: raise train.grad_accum_steps, set base.remat='full' or "
+                    "optimizer.offload=True, or spread the weights with mesh.fsdp"
                 )
         return "\n".join(lines)
 
@@ -145,6 +150,7 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         make_optimizer(config.optimizer, train.steps or 1),
         mesh,
         make_carry=_make_carry(config),
+        offload=config.optimizer.offload,
     )
     backend = jax.default_backend() if devices == jax.device_count() else "an accelerator"
     rows = -(-step_rows // (train.grad_accum_steps * sharding.batch_ways(mesh)))
@@ -154,6 +160,7 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         weights=_weights(state.model, where.model),
         weight_bytes=_device_bytes(state.model, where.model),
         optimizer_bytes=_device_bytes(state.opt_state, where.opt_state),
+        offloaded=config.optimizer.offload,
         carry_bytes=_device_bytes(state.carry, where.carry),
         gathered_bytes=_gathered(state.model, base.dtype) if sharding.weight_ways(mesh) > 1 else 0,
         row_bytes=saved_bytes(state.model, 2, length) - saved_bytes(state.model, 1, length),
@@ -187,7 +194,11 @@ def compiled_bytes(config: Config, devices: int | None = None) -> int:
     batch = Batch(ids, ids, on_mesh(jnp.float32), ids, ids)
     with jax.set_mesh(mesh):
         state, where = abstract_state(
-            lambda rngs: LM(base, rngs=rngs), optimizer, mesh, make_carry=_make_carry(config)
+            lambda rngs: LM(base, rngs=rngs),
+            optimizer,
+            mesh,
+            make_carry=_make_carry(config),
+            offload=config.optimizer.offload,
         )
         step: Any = jit_train_step(optimizer, where, label_smoothing=config.train.label_smoothing)
         memory = step.lower(state, batch).compile().memory_analysis()

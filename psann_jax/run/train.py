@@ -91,6 +91,7 @@ class _Loop:
             config.train.seed,
             model=model,
             make_carry=self._first_states if config.data.order == "tracks" else None,
+            offload=config.optimizer.offload,
         )
         self.train_step: Any = jit_train_step(
             optimizer,

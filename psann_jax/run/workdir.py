@@ -19,6 +19,7 @@ FREE = {
     "mesh.fsdp",
     "mesh.tensor",
     "base.scan_layers",
+    "optimizer.offload",
     "base.remat",
     "train.log_interval_steps",
     "train.eval_interval_steps",

@@ -29,6 +29,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
     moments_dtype: str = "float32"  # bfloat16 halves what the moments take; it needs b2 <= 0.99
+    offload: bool = False  # moments wait in the host's pinned memory: room on the device, slower
     # Factors on the learning rate of parts of the model: (("mamba", 0.5),) halves it for every
     # parameter under a module of that name. They multiply with what the parameter declares.
     lr_factors: tuple[tuple[str, float], ...] = ()

@@ -13,6 +13,8 @@ import optax
 from psann_jax import sharding
 from psann_jax.model import LMState, trainable
 
+HOST = "pinned_host"  # the memory kind that devices read without a copy of the host's own
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ def init_state(
     *,
     model: Any = None,
     make_carry: Callable[[Any], LMState] | None = None,
+    offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
     """A TrainState created already sharded, and the same tree of its shardings.
 
@@ -43,6 +46,7 @@ def init_state(
       make_model: draws a model.
       model: weights to start from in place of those drawn.
       make_carry: gives the states of a model before any token, [B, ...]; None carries none.
+      offload: keeps the optimizer's arrays in the host's pinned memory.
 
     Raises:
       ValueError: a parameter's size does not divide over the mesh.
@@ -50,7 +54,7 @@ def init_state(
 
     init = functools.partial(_initial, make_model, optimizer, make_carry)
     key = jax.random.key(seed)
-    where = _placed(jax.eval_shape(init, key, model), mesh)
+    where = _placed(jax.eval_shape(init, key, model), mesh, offload)
     return jax.jit(init, out_shardings=where)(key, model), where
 
 
@@ -60,11 +64,12 @@ def abstract_state(
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
     *,
     make_carry: Callable[[Any], LMState] | None = None,
+    offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
     """What `init_state` would give on a mesh of devices that need not be here: shapes alone."""
     init = functools.partial(_initial, make_model, optimizer, make_carry)
     like = jax.eval_shape(init, jax.random.key(0), None)
-    return like, _placed(like, mesh)
+    return like, _placed(like, mesh, offload)
 
 
 def _initial(make_model, optimizer, make_carry, key: jax.Array, model: Any) -> TrainState:
@@ -78,9 +83,26 @@ def _initial(make_model, optimizer, make_carry, key: jax.Array, model: Any) -> T
     return TrainState(zero, model, opt_state, step_key, carry, zero, scale)
 
 
-def _placed(like: TrainState, mesh: Any) -> TrainState:
+def _placed(like: TrainState, mesh: Any, offload: bool) -> TrainState:
     where = sharding.shardings(like, mesh)
+    if offload:
+        where = dataclasses.replace(where, opt_state=_of_kind(where.opt_state, HOST))
     return dataclasses.replace(where, carry=_rows_on(mesh, like.carry))
+
+
+def _of_kind(where: Any, kind: str) -> Any:
+    return jax.tree.map(lambda place: place.with_memory_kind(kind), where)
+
+
+def offloaded(where: TrainState) -> bool:
+    """Whether the optimizer's arrays are to be in the host's memory."""
+    return any(place.memory_kind == HOST for place in jax.tree.leaves(where.opt_state))
+
+
+def on_device(state: TrainState, where: TrainState) -> TrainState:
+    """The state with what `where` keeps in the host's memory brought to the devices."""
+    moments = jax.device_put(state.opt_state, _of_kind(where.opt_state, "device"))
+    return dataclasses.replace(state, opt_state=moments)
 
 
 def _rows_on(mesh: jax.sharding.Mesh, carry: LMState | None) -> Any:

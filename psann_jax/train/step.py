@@ -1,7 +1,6 @@
 """The train step: a pure function of (state, batch), its state sharded and donated."""
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from psann_jax.model import LMState, trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy
 from psann_jax.seq import Batch, Seq, positions_after
 from psann_jax.sharding import constrain
-from psann_jax.train.state import TrainState
+from psann_jax.train.state import TrainState, offloaded, on_device
 
 Metrics = dict[str, jax.Array]  # scalars
 
@@ -160,5 +159,10 @@ def jit_train_step(
     optimizer: optax.GradientTransformation, where: TrainState, **options: Any
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`train_step` with its options compiled once: state donated, its sharding pinned."""
-    step = functools.partial(train_step, optimizer=optimizer, **options)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if offloaded(where):
+            state = on_device(state, where)
+        return train_step(state, batch, optimizer=optimizer, **options)
+
     return jax.jit(step, donate_argnums=0, in_shardings=(where, None), out_shardings=(where, None))
