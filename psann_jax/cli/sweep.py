@@ -42,17 +42,22 @@ def main(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace) -> None:
     if args.parallel < 1:
         raise ValueError(f"--parallel={args.parallel} must be at least 1")
-    from psann_jax.run.sweep import run_job
+    from psann_jax.run.sweep_result import run_job
+    from psann_jax.run.sweep_text import refuse_other_text
 
     sweep = load_sweep(args.file, args.workdir)
     jobs = list(sweep.jobs())  # all of them are checked before the first is run
     chosen = [] if args.table else _chosen(jobs, sweep, args.only)
     if args.job:
-        chosen = [job for job in jobs if _name(job) == args.job]
+        chosen = [job for job in jobs if job.name == args.job]
+    chosen = [job for job in chosen if job.result() is None]
+    if not args.job:
+        done = [result for job in jobs if (result := job.result()) is not None]
+        refuse_other_text(chosen, done, sweep.metric)
     if args.parallel > 1 and not args.job:
-        _in_parallel(args, [job for job in chosen if job.result() is None])
+        _in_parallel(args, chosen)
     else:
-        _in_turn(chosen, lambda job: run_job(job, sweep.metric))
+        _in_turn(chosen, run_job)
     if args.job:
         return
     from psann_jax.run.sweep_report import write_summary
@@ -92,17 +97,13 @@ def _chosen(jobs: "list[Job]", sweep: "Sweep", only: str | None) -> "list[Job]":
     return [job for job in jobs if job.variant in names]
 
 
-def _name(job: "Job") -> str:
-    return f"{job.variant}-{job.seed}"
-
-
 def _in_turn(jobs: "list[Job]", run: "Callable[[Job], Any]") -> None:
     from psann_jax.run.environment import set_up
 
     if jobs:
         set_up()
     for n, job in enumerate(jobs, 1):
-        print(f"run {n} of {len(jobs)}: {_name(job)}", file=sys.stderr, flush=True)
+        print(f"run {n} of {len(jobs)}: {job.name}", file=sys.stderr, flush=True)
         run(job)
 
 
@@ -123,11 +124,11 @@ def _in_parallel(args: argparse.Namespace, jobs: "list[Job]") -> None:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            command = [sys.executable, "-m", "psann_jax", "sweep", args.file, "--job", _name(job)]
+            command = [sys.executable, "-m", "psann_jax", "sweep", args.file, "--job", job.name]
             command += ["--workdir", args.workdir] if args.workdir else []
-            log = Path(job.config.workdir).parent / f"{_name(job)}.log"
+            log = Path(job.config.workdir).parent / f"{job.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
-            print(f"{_name(job)} begins; {log}", file=sys.stderr, flush=True)
+            print(f"{job.name} begins; {log}", file=sys.stderr, flush=True)
             own = {"CUDA_VISIBLE_DEVICES": _gpu(slot)} if _gpu(slot) else {}
             with log.open("a") as said:
                 done = subprocess.run(
@@ -135,7 +136,7 @@ def _in_parallel(args: argparse.Namespace, jobs: "list[Job]") -> None:
                 )
             if done.returncode:
                 lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-                failed.append(f"{_name(job)} (exit code {done.returncode}): {lines[-1]}")
+                failed.append(f"{job.name} (exit code {done.returncode}): {lines[-1]}")
 
     threads = [threading.Thread(target=work, args=(slot,)) for slot in range(args.parallel)]
     for thread in threads:
