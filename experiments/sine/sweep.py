@@ -2,8 +2,12 @@
 
     TEXT=path/to/text.txt.xz python -m psann_jax sweep experiments/sine/sweep.py
 
-All eight subsets of learnable amplitude A, frequency f and damping d, beside GELU and SwiGLU with
-as many parameters, three seeds each: 30 runs of 2 M tokens, about two minutes each on 2 CPU cores.
+All eight subsets of learnable amplitude A, frequency f and damping d, and a GELU in place of the
+sine, in ResPSANN; a GELU and SwiGLU in a transformer. Each has as many parameters, within 1 %.
+Three seeds: 33 runs of 2 M tokens, about two minutes each on 2 CPU cores.
+
+The sines are to be compared with "gelu", and "swiglu" with "transformer-gelu". A sine beside
+"swiglu" compares two bases, not two activations: ResPSANN has a learned scale of every MLP besides.
 TEXT is what to train on; without it the text that every Python carries.
 """
 
@@ -34,8 +38,9 @@ def get_sweep() -> Sweep:
     }
     # Three matrices of two thirds of the width: as many parameters as two of all of it.
     gated = {"d_mlp": 2 * HIDDEN // 3, "mlp_activation": "swiglu", "norm": "rms"}
-    swiglu = bases.get("transformer")(**gated, **common)
-    variants["swiglu"] = {"base": swiglu}
+    variants["swiglu"] = {"base": bases.get("transformer")(**gated, **common)}
+    plain = {"d_mlp": HIDDEN, "mlp_activation": "gelu", "norm": "rms"}
+    variants["transformer-gelu"] = {"base": bases.get("transformer")(**plain, **common)}
     text = os.environ.get("TEXT")
     config = Config(
         base=respsann,

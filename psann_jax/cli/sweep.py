@@ -1,18 +1,18 @@
 """sweep: run a grid of variants and seeds, and compare them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 from pathlib import Path
-import queue
 import runpy
-import subprocess
 import sys
-import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from psann_jax.cli.exits import exit_code
+from psann_jax.cli.sweep_processes import STOPPED, end_with, run_in_processes
+from psann_jax.run.stop import Preempted, StopSignal
 
 if TYPE_CHECKING:
     from psann_jax.run.sweep import Job, Sweep
@@ -32,55 +32,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="N runs at once, each in a process of its own that sees one GPU, if there are any",
     )
     parser.add_argument("--table", action="store_true", help="run nothing, only compare")
-    parser.add_argument("--job", help=argparse.SUPPRESS)  # VARIANT-SEED, of a process of --parallel
+    # Of a process of --parallel: its VARIANT-SEED, and the process that started it.
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
-    return exit_code(lambda: _sweep(args))
+    return exit_code(lambda: _stoppable(args))
 
 
-def _sweep(args: argparse.Namespace) -> None:
+def _stoppable(args: argparse.Namespace) -> None:
+    """A signal ends the sweep at once, but a step of a run that is trained is ended and saved."""
+    with StopSignal(at_once=True) as stop:
+        try:
+            _sweep(args, stop)
+        except KeyboardInterrupt:
+            raise Preempted(STOPPED, None) from None
+
+
+def _sweep(args: argparse.Namespace, stop: StopSignal) -> None:
     if args.parallel < 1:
         raise ValueError(f"--parallel={args.parallel} must be at least 1")
-    from psann_jax.run.sweep import run_job
+    if args.parent:
+        end_with(args.parent)
+    from psann_jax.run.environment import set_up
+    from psann_jax.run.sweep_text import refuse_other_text
 
     sweep = load_sweep(args.file, args.workdir)
     jobs = list(sweep.jobs())  # all of them are checked before the first is run
+    if args.job:
+        return _only_job(args.job, jobs)
     chosen = [] if args.table else _chosen(jobs, sweep, args.only)
-    if args.job:
-        chosen = [job for job in jobs if _name(job) == args.job]
-    if args.parallel > 1 and not args.job:
-        _in_parallel(args, [job for job in chosen if job.result() is None])
+    to_run = [job for job in chosen if job.result() is None]
+    parallel = args.parallel > 1  # then the devices are left to the processes of the runs
+    if to_run and not parallel:
+        set_up()
+    refuse_other_text(to_run, _done(jobs), sweep.metric)
+    if parallel:
+        failed = run_in_processes(to_run, args.parallel, lambda job: _command(args, job))
     else:
-        _in_turn(chosen, lambda job: run_job(job, sweep.metric))
-    if args.job:
-        return
+        failed = _in_turn(to_run, stop)
+    _compare(sweep, _done(jobs), failed)
+    return None
+
+
+def _done(jobs: "Sequence[Job]") -> list[dict[str, Any]]:
+    return [result for job in jobs if (result := job.result()) is not None]
+
+
+def _compare(sweep: "Sweep", results: list[dict[str, Any]], failed: list[str]) -> None:
     from psann_jax.run.sweep_report import write_summary
 
-    results = [result for job in jobs if (result := job.result()) is not None]
+    if results:
+        print(write_summary(sweep, results), flush=True)
+    if failed:
+        more = f"; and {len(failed) - 1} more" if failed[1:] else ""
+        raise ValueError(f"{failed[0]}{more}; start it again to go on")
     if not results:
         raise ValueError(f"{sweep.folder} has no finished run to compare")
-    print(write_summary(sweep, results))
 
 
 def load_sweep(file: str, workdir: str | None = None) -> "Sweep":
     """The sweep of a file, in another folder where one is given.
 
     Raises:
-      ValueError: there is no such file, or no get_sweep() in it that gives a Sweep.
+      ValueError: there is no such file, it cannot be run, or no get_sweep() in it gives a Sweep.
     """
     from psann_jax.run.sweep import Sweep
 
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file; give a Python file with get_sweep()")
-    make: Any = runpy.run_path(file).get("get_sweep")
-    sweep = make() if callable(make) else None
+    make: Any = _run(file, lambda: runpy.run_path(file)).get("get_sweep")
+    sweep = _run(file, make) if callable(make) else None
     if not isinstance(sweep, Sweep):
         raise ValueError(f"{file} has no function get_sweep() that returns a psann_jax Sweep")
     if workdir:
         config = dataclasses.replace(sweep.config, workdir=workdir)
         sweep = dataclasses.replace(sweep, config=config)
     return sweep
+
+
+def _run(file: str, do: Callable[[], Any]) -> Any:
+    """What `do`, of a user's file, gives; whatever it raises as one line with its place."""
+    try:
+        return do()
+    except SyntaxError as error:
+        where = f"{error.filename or file}, line {error.lineno}"
+        raise ValueError(f"{where}: {type(error).__name__}: {error.msg}") from None
+    except Exception as error:  # noqa: BLE001 - the file is any program
+        frames = traceback.extract_tb(error.__traceback__)
+        where = [f", line {frame.lineno}" for frame in frames if frame.filename == file] or [""]
+        said = " ".join(str(error).split())
+        raise ValueError(f"{file}{where[-1]}: {type(error).__name__}: {said}") from None
 
 
 def _chosen(jobs: "list[Job]", sweep: "Sweep", only: str | None) -> "list[Job]":
@@ -92,63 +135,39 @@ def _chosen(jobs: "list[Job]", sweep: "Sweep", only: str | None) -> "list[Job]":
     return [job for job in jobs if job.variant in names]
 
 
-def _name(job: "Job") -> str:
-    return f"{job.variant}-{job.seed}"
+def _in_turn(jobs: "Sequence[Job]", stop: StopSignal) -> list[str]:
+    """Runs each job; one that fails does not keep the others from it. A line for each of these."""
+    failed = []
+    for n, job in enumerate(jobs, 1):
+        if stop.asked:  # in the last step of the run before
+            raise Preempted(STOPPED, None)
+        print(f"run {n} of {len(jobs)}: {job.name}", file=sys.stderr, flush=True)
+        try:
+            _run_job(job)
+        except (ValueError, OSError) as error:
+            failed.append(f"{job.name}: {error}")
+            print(f"{failed[-1]}", file=sys.stderr, flush=True)
+    return failed
 
 
-def _in_turn(jobs: "list[Job]", run: "Callable[[Job], Any]") -> None:
+def _run_job(job: "Job") -> None:
+    from psann_jax.run.sweep_result import run_job
+
+    if diverged := run_job(job)["diverged"]:
+        print(f"{job.name} has diverged: {diverged}", file=sys.stderr, flush=True)
+
+
+def _only_job(name: str, jobs: "Sequence[Job]") -> None:
     from psann_jax.run.environment import set_up
 
-    if jobs:
-        set_up()
-    for n, job in enumerate(jobs, 1):
-        print(f"run {n} of {len(jobs)}: {_name(job)}", file=sys.stderr, flush=True)
-        run(job)
+    found = [job for job in jobs if job.name == name]
+    if not found:
+        raise ValueError(f"--job={name} is none of {', '.join(job.name for job in jobs)}")
+    set_up()
+    _run_job(found[0])
 
 
-def _in_parallel(args: argparse.Namespace, jobs: "list[Job]") -> None:
-    """One process a job, so many at once; what one of them says goes to VARIANT-SEED.log.
-
-    Raises:
-      ValueError: runs that failed, once the others are done.
-    """
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for job in jobs:
-        waiting.put(job)
-    failed: list[str] = []
-
-    def work(slot: int) -> None:
-        while True:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            command = [sys.executable, "-m", "psann_jax", "sweep", args.file, "--job", _name(job)]
-            command += ["--workdir", args.workdir] if args.workdir else []
-            log = Path(job.config.workdir).parent / f"{_name(job)}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            print(f"{_name(job)} begins; {log}", file=sys.stderr, flush=True)
-            own = {"CUDA_VISIBLE_DEVICES": _gpu(slot)} if _gpu(slot) else {}
-            with log.open("a") as said:
-                done = subprocess.run(
-                    command, env={**os.environ, **own}, stdout=said, stderr=subprocess.STDOUT
-                )
-            if done.returncode:
-                lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-                failed.append(f"{_name(job)} (exit code {done.returncode}): {lines[-1]}")
-
-    threads = [threading.Thread(target=work, args=(slot,)) for slot in range(args.parallel)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        more = f"; and {len(failed) - 1} more" if failed[1:] else ""
-        raise ValueError(f"{failed[0]}{more}; start it again to go on")
-
-
-def _gpu(slot: int) -> str:
-    """The GPU of a slot by its number; none where the machine shows no NVIDIA GPUs."""
-    shown = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
-    shown = shown or [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
-    return shown[slot % len(shown)] if shown else ""
+def _command(args: argparse.Namespace, job: "Job") -> list[str]:
+    command = [sys.executable, "-m", "psann_jax", "sweep", args.file, "--job", job.name]
+    command += ["--parent", str(os.getpid())]
+    return command + (["--workdir", args.workdir] if args.workdir else [])

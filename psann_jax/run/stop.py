@@ -33,10 +33,18 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Within the context, the first SIGTERM or SIGINT sets `asked`; a second one interrupts."""
+    """Within the context, the first SIGTERM or SIGINT sets `asked`; a second SIGINT interrupts.
 
-    def __init__(self):
-        self.asked = False
+    What stops many processes may tell one twice, so a second SIGTERM says nothing new. Within
+    another StopSignal, that one is told too, and what it was told before counts.
+
+    Args:
+      at_once: whether the first signal interrupts too, where there is no step to end.
+    """
+
+    def __init__(self, *, at_once: bool = False):
+        self.asked, self.at_once = False, at_once
+        self._outer: StopSignal | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignal":
@@ -44,12 +52,18 @@ class StopSignal:
             for number in (signal.SIGTERM, signal.SIGINT):
                 old = signal.signal(number, self._ask)
                 self._stack.callback(signal.signal, number, old)
+                outer = getattr(old, "__self__", None)
+                self._outer = outer if isinstance(outer, StopSignal) else None
+            self.asked |= self._outer is not None and self._outer.asked
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
+        interrupts = number == signal.SIGINT if self.asked else self.at_once
         self.asked = True
+        if self._outer:
+            self._outer.asked = True
+        if interrupts:
+            raise KeyboardInterrupt

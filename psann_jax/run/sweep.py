@@ -7,23 +7,19 @@ its checkpoint. So a sweep that was killed and started again ends with the table
 from collections.abc import Iterator, Mapping
 import dataclasses
 import json
-import math
 from pathlib import Path
-import time
 from typing import Any
-
-import jax
 
 from psann_jax import bases
 from psann_jax.config import Config, checked, leaves, nearest, to_json
-from psann_jax.model import parameter_count
-from psann_jax.run.main import run
-from psann_jax.run.report import Report
-from psann_jax.run.workdir import Workdir
-from psann_jax.train.metrics import read_metrics
+from psann_jax.fields import is_whole
 
 RESULT = "result.json"
-_CURVE = ("step", "loss", "val_loss", "val_bits_per_byte")
+EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
+# Names of metrics.jsonl that are the lower the better.
+METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
+TIMINGS = ("tokens_per_s", "step_seconds")  # of a result: two starts of one run differ in these
+_FORMAT = 2  # of result.json; a run with another one is looked at again, from its checkpoint
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,7 +32,7 @@ class Sweep:
         takes a whole Base. Names become folders.
       seeds: of the weights and dropout (train.seed); text, split and order stay the same.
       baseline: the variant that others are compared with; None is the first.
-      metric: a name of metrics.jsonl that is the lower the better, of the last evaluation.
+      metric: one of METRICS; what counts is the last that a run logged.
     """
 
     config: Config
@@ -46,6 +42,7 @@ class Sweep:
     metric: str = "val_bits_per_byte"
 
     def __post_init__(self):
+        self._check_types()
         if not self.variants or not self.seeds:
             raise ValueError("a sweep needs at least one of its variants and one of its seeds")
         if len(set(self.seeds)) < len(self.seeds):
@@ -53,11 +50,33 @@ class Sweep:
         for name in self.variants:
             if not name or name != Path(name).name or name.startswith("."):
                 raise ValueError(f"variants: {name!r} cannot name a folder; use letters and -")
-        if self.baseline is not None and self.baseline not in self.variants:
+        if self.baseline is not None and self.baseline not in list(self.variants):
             raise ValueError(
                 f"baseline={self.baseline!r} is none of the variants"
-                f"{nearest(self.baseline, list(self.variants))}"
+                f"{nearest(str(self.baseline), list(self.variants))}"
             )
+        if self.metric not in METRICS:
+            raise ValueError(
+                f"metric={self.metric!r} must be one of {', '.join(METRICS)}"
+                f"{nearest(str(self.metric), METRICS)}"
+            )
+
+    def _check_types(self) -> None:
+        if not isinstance(self.config, Config):
+            raise ValueError(f"config={self.config!r} must be a psann_jax Config")
+        if not isinstance(self.variants, Mapping):
+            raise ValueError(
+                f"variants={self.variants!r} must be a dict, name -> fields that it changes"
+            )
+        for name, fields in self.variants.items():
+            names = [name, *fields] if isinstance(fields, Mapping) else [None]
+            if not all(isinstance(n, str) for n in names):
+                raise ValueError(
+                    f"variants: {name!r}: {fields!r} must be a name and a dict of fields, as "
+                    '"fast": {"base.sine.frequency": 3.0}'
+                )
+        if not isinstance(self.seeds, tuple | list | range) or not all(map(is_whole, self.seeds)):
+            raise ValueError(f"seeds={self.seeds!r} must be a tuple of whole numbers, as (0, 1, 2)")
 
     @property
     def compared_with(self) -> str:
@@ -68,12 +87,30 @@ class Sweep:
         return Path(self.config.workdir).expanduser()
 
     def jobs(self) -> Iterator["Job"]:
-        """All variants with one seed, before the next seed: a sweep cut short can be compared."""
+        """All variants with one seed, before the next seed: a sweep cut short can be compared.
+
+        Raises:
+          ValueError: a field or a value that a variant cannot have, or a metric that it lacks.
+        """
         for seed in self.seeds:
             for name, fields in self.variants.items():
                 workdir = str(self.folder / f"{name}-{seed}")
                 own = {**fields, "train.seed": seed, "workdir": workdir}
-                yield Job(name, seed, checked(with_fields(self.config, own)))
+                config = checked(with_fields(self.config, own))
+                self._refuse_unmeasured(name, config)
+                yield Job(name, seed, config)
+
+    def _refuse_unmeasured(self, variant: str, config: Config) -> None:
+        if self.metric in EVALUATED and not config.data.val_split:
+            raise ValueError(
+                f"metric={self.metric!r} needs validation text, and variant {variant!r} has "
+                "data.val_split=0; raise it, or take metric='loss'"
+            )
+        if self.metric == "val_loss_carried" and config.data.order != "tracks":
+            raise ValueError(
+                f"metric='val_loss_carried' needs data.order='tracks', and variant {variant!r} "
+                f"has {config.data.order!r}; take metric='val_loss'"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +122,15 @@ class Job:
     config: Config
 
     @property
+    def name(self) -> str:
+        return f"{self.variant}-{self.seed}"
+
+    @property
     def result_path(self) -> Path:
-        return Workdir(self.config.workdir).path / RESULT
+        return Path(self.config.workdir).expanduser() / RESULT
 
     def result(self) -> dict[str, Any] | None:
-        """What the run came to; None before its end.
+        """What the run came to; None before its end. Touches no device.
 
         Raises:
           ValueError: the result is that of another config.
@@ -101,21 +142,34 @@ class Job:
             raise ValueError(
                 f"{self.result_path} is of another config; choose another --workdir, or remove it"
             )
-        return result
+        return result if result.get("format") == _FORMAT else None
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Writes what `result` gives from then on."""
+        part = self.result_path.with_suffix(".part")
+        whole = {"variant": self.variant, "seed": self.seed, "format": _FORMAT, **result}
+        whole["config"] = json.loads(to_json(self.config))
+        part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        part.rename(self.result_path)
 
 
 def with_fields(config: Config, fields: Mapping[str, Any]) -> Config:
     """The config with dotted fields replaced, unchecked.
 
     Raises:
-      ValueError: there is no such field.
+      ValueError: there is no such field, or it cannot have the value.
     """
     for name, value in fields.items():  # a new base before what is changed in it
         if name == "base":
+            if not isinstance(value, bases.Base):
+                raise ValueError(f"variants: base={value!r} must be a Base, as bases.get(NAME)()")
             config = dataclasses.replace(config, base=value)
     for name, value in fields.items():
         if name != "base":
-            config = _replaced(config, name.split("."), value, name, config)
+            try:
+                config = _replaced(config, name.split("."), value, name, config)
+            except TypeError as error:  # a number is wanted, as a rule
+                raise ValueError(f"variants: {name}={value!r} cannot be used: {error}") from None
     return config
 
 
@@ -129,41 +183,3 @@ def _replaced(part: Any, path: list[str], value: Any, name: str, config: Config)
         value = _replaced(getattr(part, first), rest, value, name, config)
     new: Any = part
     return dataclasses.replace(new, **{first: value})
-
-
-def run_job(job: Job, metric: str, report: Report | None = None) -> dict[str, Any]:
-    """Runs a job to its end, or reads what it came to before.
-
-    Raises:
-      ValueError: a value that cannot be used, or a metric that the run does not have.
-    """
-    if (result := job.result()) is not None:
-        return result
-    began = time.monotonic()
-    outcome = run(job.config, report)
-    rows = read_metrics(Workdir(job.config.workdir).metrics)
-    measured = [row[metric] for row in rows if metric in row]
-    if not measured:
-        known = sorted({key for row in rows for key in row})
-        raise ValueError(f"metric={metric!r} is not in the metrics{nearest(metric, known)}")
-    speeds = sorted(row["tokens_per_s"] for row in rows if row["step"] > 1) or [math.nan]
-    result = {
-        "variant": job.variant,
-        "seed": job.seed,
-        "metric": metric,
-        "value": measured[-1],
-        "best": min(measured),
-        "train_loss": rows[-1]["loss"],
-        "parameters": parameter_count(outcome.model),
-        "tokens": rows[-1]["tokens"] * outcome.step,
-        "tokens_per_s": speeds[len(speeds) // 2],
-        "seconds": round(time.monotonic() - began, 1),
-        "curve": [{key: row[key] for key in (*_CURVE, metric) if key in row} for row in rows],
-        "base": bases.name_of(job.config.base),
-        "device": jax.devices()[0].device_kind,
-        "config": json.loads(to_json(job.config)),
-    }
-    part = job.result_path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.rename(job.result_path)
-    return result

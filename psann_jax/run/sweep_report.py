@@ -1,4 +1,7 @@
-"""What a sweep found: summary.json, summary.csv, leaderboard.md, and two pictures."""
+"""What a sweep found: summary.json, summary.csv, leaderboard.md, and two pictures.
+
+The speeds, run.sweep.TIMINGS, are measured; all else is the same however often a sweep was broken.
+"""
 
 import collections
 from collections.abc import Sequence
@@ -12,16 +15,23 @@ from typing import Any
 
 from psann_jax.evals.comparison import CONFIDENCE, Compared, compare
 from psann_jax.evals.figure import empty_figure
-from psann_jax.run.sweep import Sweep
+from psann_jax.run.sweep import TIMINGS, Sweep
+from psann_jax.run.sweep_result import Result, measured
+from psann_jax.run.sweep_text import refuse_mixed_text, seen_by
 
-Result = dict[str, Any]
 _STYLES = ("-", "--", ":", "-.")
-_COLUMNS = ("variant", "seed", "value", "best", "train_loss", "parameters", "tokens")
-_COLUMNS += ("tokens_per_s", "seconds", "base", "device")
+_COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "parameters", "tokens")
+_COLUMNS += (*TIMINGS, "base", "device", "code")
 
 
 def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
-    """Writes the tables and pictures of the runs that are done; gives the table."""
+    """Writes the tables and pictures of the runs that are done; gives the table.
+
+    Raises:
+      ValueError: the runs are of different texts.
+    """
+    refuse_mixed_text([seen_by(result) for result in results])
+    results = [measured(result, sweep.metric) for result in results]
     rows = compare(_values(results), sweep.compared_with)
     table = leaderboard(rows, results, sweep.metric, sweep.compared_with)
     folder = sweep.folder
@@ -30,14 +40,15 @@ def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
         "metric": sweep.metric,
         "baseline": sweep.compared_with,
         "confidence": CONFIDENCE,
+        "timings": TIMINGS,
         "variants": [_finite(dataclasses.asdict(row)) for row in rows],
-        "runs": [{key: r[key] for key in _COLUMNS} for r in results],
+        "runs": [_finite({key: r[key] for key in _COLUMNS}) for r in results],
     }
     (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n")
     with (folder / "summary.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(results)
+        writer.writerows(map(_finite, results))
     (folder / "leaderboard.md").write_text(table + "\n")
     _plot_means(rows, sweep, folder / "means.png")
     _plot_curves(results, sweep, folder / "curves.png")
@@ -47,7 +58,7 @@ def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
 def leaderboard(
     rows: Sequence[Compared], results: Sequence[Result], metric: str, baseline: str
 ) -> str:
-    """The variants as a Markdown table, the best first."""
+    """The variants as a Markdown table, the best first, those that diverged last."""
     named = _by_variant(results)
     lines = [
         f"| variant | seeds | {metric} | ± {CONFIDENCE:.0%} | to {baseline} | p | parameters "
@@ -56,19 +67,31 @@ def leaderboard(
     ]
     for row in rows:
         own = named[row.variant]
-        speed = statistics.median(r["tokens_per_s"] for r in own)
+        speeds = [r["tokens_per_s"] for r in own if r["tokens_per_s"] is not None]
+        bad = sum(math.isnan(r["value"]) for r in own)
         cells = (
             row.variant,
             str(row.seeds),
-            f"{row.mean:.4f}",
+            f"diverged ({bad} of {row.seeds})" if bad else f"{row.mean:.4f}",
             _said(row.half_width, ".4f"),
             "" if row.variant == baseline else _said(row.difference, "+.4f"),
             "" if row.variant == baseline else _said(row.p, ".3g"),
             f"{own[0]['parameters']:,}",
-            f"{speed:,.0f}",
+            f"{statistics.median(speeds):,.0f}" if speeds else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + _versions(results))
+
+
+def _versions(results: Sequence[Result]) -> list[str]:
+    """A line under the table where the code has changed between the runs."""
+    runs: dict[str, list[str]] = collections.defaultdict(list)
+    for result in results:
+        runs[result["code"]].append(f"{result['variant']}-{result['seed']}")
+    if len(runs) < 2:
+        return []
+    said = "; ".join(f"{code[:8]}: {', '.join(names)}" for code, names in runs.items())
+    return ["", f"The code changed between these runs, by its digest: {said}."]
 
 
 def _values(results: Sequence[Result]) -> dict[str, dict[int, float]]:
@@ -113,11 +136,12 @@ def _plot_curves(results: Sequence[Result], sweep: Sweep, path: Path) -> None:
     for i, (name, own) in enumerate(_by_variant(results).items()):
         points: dict[int, list[float]] = collections.defaultdict(list)
         for row in (row for result in own for row in result["curve"]):
-            if math.isfinite(row.get(sweep.metric, math.nan)):
+            if row.get(sweep.metric) is not None:
                 points[row["step"]].append(row[sweep.metric])
-        means = [statistics.fmean(values) for values in points.values()]
+        steps = sorted(points)
+        means = [statistics.fmean(points[step]) for step in steps]
         style = {"linestyle": _STYLES[i % 4], "color": str(0.2 * (i // 4 % 4))}
-        axes.plot(list(points), means, label=name, marker="o", markersize=3, **style)
+        axes.plot(steps, means, label=name, marker="o", markersize=3, **style)
     axes.set_xlabel("step")
     axes.set_ylabel(sweep.metric)
     axes.grid(color="0.9")
