@@ -9,6 +9,7 @@ import jax
 from psann_jax import cluster
 from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
+from psann_jax.fields import local_path
 from psann_jax.run.environment import write_description
 
 # Fields that may change between the starts of one run: they move no number of a step.
@@ -37,10 +38,14 @@ LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule fr
 
 
 class Workdir:
-    """Paths of a run's files, created on the first start."""
+    """Paths of a run's files, created on the first start.
+
+    Raises:
+      ValueError: an address for a folder.
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser()
+        self.path = local_path("workdir", path).expanduser()
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tokenizer = self.path / "tokenizer.model"

@@ -106,9 +106,9 @@ def test_ssh_passes_a_stop_on(programs, tmp_path):
 
 def test_tpu_scripts_quote_what_they_pass_on(programs):
     programs("gcloud", 'printf "%s\\n" "$@"')
-    done = launched("tpu_vm.sh", "--workdir", "gs://b/a b", TPU="t", ZONE="z")
+    done = launched("tpu_vm.sh", "--workdir", "/mnt/a b", TPU="t", ZONE="z")
     assert done.returncode == 0, done.stderr
-    assert "PSANN_JAX_CLUSTER=auto .venv/bin/python -m psann_jax.main --workdir gs://b/a\\ b" in (
+    assert "PSANN_JAX_CLUSTER=auto .venv/bin/python -m psann_jax.main --workdir /mnt/a\\ b" in (
         done.stdout
     )
     programs("xpk", 'printf "%s\\n" "$@"')

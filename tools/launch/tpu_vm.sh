@@ -1,7 +1,9 @@
 #!/bin/bash
 # One process on every host of a Cloud TPU slice whose VMs have the code in ~/psann_jax:
 #     TPU=my-v5e-64 ZONE=us-east5-b \
-#         tools/launch/tpu_vm.sh --config configs/x.py --workdir gs://bucket/x
+#         tools/launch/tpu_vm.sh --config configs/x.py --workdir /mnt/runs/x
+# /mnt/runs is a disk that every host has mounted, as a Filestore share. gs://bucket/x is refused;
+# gcsfuse can mount the bucket, with a hierarchical namespace and its metadata cache off.
 # JAX finds the other hosts in the metadata of the TPU. SETUP=1 installs the project first.
 # To stop and save: TPU=... ZONE=... STOP=1 tools/launch/tpu_vm.sh
 set -eu
