@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 LAUNCH = Path(local_multi.__file__).parent
+XPK = {"CLUSTER": "c", "ZONE": "z", "TPU_TYPE": "v5litepod-64", "IMAGE": "i", "STORAGE": "runs"}
 SHOW = 'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*"'
 
 
@@ -112,10 +113,16 @@ def test_tpu_scripts_quote_what_they_pass_on(programs):
         done.stdout
     )
     programs("xpk", 'printf "%s\\n" "$@"')
-    settings = {"CLUSTER": "c", "ZONE": "z", "TPU_TYPE": "v5litepod-64", "IMAGE": "i"}
-    done = launched("xpk.sh", "name", "--config", "x.py", **settings)
+    done = launched("xpk.sh", "name", "--config", "a b.py", **XPK)
     assert done.returncode == 0, done.stderr
-    assert "-m psann_jax.main --config x.py" in done.stdout
+    assert "-m psann_jax.main --config a\\ b.py" in done.stdout
+
+
+def test_xpk_is_told_where_the_runs_are_and_what_to_start_again(programs):
+    programs("xpk", 'echo "$*"')
+    done = launched("xpk.sh", "name", "--config", "x.py", **XPK)
+    assert "--storage runs " in done.stdout
+    assert "--restart-on-exit-codes 1,74,75 " in done.stdout
 
 
 def test_the_jobset_numbers_its_pods():
