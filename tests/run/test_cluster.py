@@ -157,6 +157,17 @@ def test_a_cluster_is_joined_where_there_is_one(monkeypatch, environment, severa
     assert bool(joined) == several
 
 
+def test_a_process_that_variables_describe_keeps_all_devices_of_its_host(monkeypatch):
+    """In a step of Slurm jax would look for more, and leave it the one of the task's number."""
+    settings = {}
+    monkeypatch.setattr("jax.distributed.initialize", settings.update)
+    for name, value in zip(cluster.VARIABLES, ("node1:1234", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    cluster.join()
+    assert settings["cluster_detection_method"] == "deactivate"
+    assert settings.get("local_device_ids") is None
+
+
 def test_one_process_needs_nobody():
     assert cluster.together(lambda: 3) == cluster.from_first(lambda: 3) == 3
     assert cluster.one_then_others(lambda: "once") == "once"

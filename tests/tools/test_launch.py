@@ -54,6 +54,16 @@ def test_scripts_name_what_is_missing(script):
     assert "name the" in done.stderr or "name its" in done.stderr
 
 
+def batch(*arguments):
+    """slurm.sbatch as Slurm runs it on the first node."""
+    return subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", *arguments],
+        env={**os.environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"},
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_slurm_starts_tasks_and_requeues_a_saved_run(programs):
     """srun here starts two tasks that end with 75."""
     programs("python", 'echo "task $SLURM_PROCID: $*"; exit 75')
@@ -63,15 +73,17 @@ def test_slurm_starts_tasks_and_requeues_a_saved_run(programs):
         'for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait -n; exit $?',
     )
     programs("scontrol", 'echo "scontrol $*"')
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch", "--config", "a b.py"],
-        env={**os.environ, "SLURM_JOB_ID": "7"},
-        capture_output=True,
-        text=True,
-    )
+    done = batch("--config", "a b.py")
     assert done.returncode == 75
     assert "task 1: -m psann_jax.main --config a b.py" in done.stdout
     assert "scontrol requeue 7" in done.stdout
+
+
+def test_a_task_of_slurm_sees_all_gpus_of_its_node(programs):
+    """jax picks one of them by the number of the task."""
+    programs("srun", 'echo "$*"')
+    assert "--gpu-bind=none --cpus-per-task=8 " in batch().stdout
+    assert "--gpus-per-task" not in (LAUNCH / "slurm.sbatch").read_text()
 
 
 def test_ssh_gives_each_host_its_number(programs, tmp_path):
