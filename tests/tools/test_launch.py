@@ -100,21 +100,44 @@ def test_ssh_gives_each_host_its_number(programs, tmp_path):
     assert "[1] 1 of 2 at one:4321: -m psann_jax.main --config a b.py" in done.stdout
 
 
-def test_ssh_passes_a_stop_on(programs, tmp_path):
+@pytest.fixture
+def stopped_by_ssh(programs, tmp_path):
+    """stopped_by_ssh(script): the exit code of ssh.sh when it is told to stop; the script is ssh.
+
+    The run of host I leaves the file endedI in the folder of the code.
+    """
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/bash\ntrap 'exit 75' TERM\necho up\nwhile :; do sleep 0.1; done\n")
+    end = "touch ended$JAX_PROCESS_ID; exit 75"
+    python.write_text(f"#!/bin/bash\ntrap '{end}' TERM\necho up\nwhile :; do sleep 0.1; done\n")
     python.chmod(0o755)
-    programs("ssh", 'shift; exec bash -c "$*"')
     settings = {"HOSTS": "one two", "DIR": str(tmp_path), "PORT": "4322"}
-    with subprocess.Popen(
-        [LAUNCH / "ssh.sh"], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
-    ) as script:
-        assert script.stdout
-        for _ in range(2):
-            assert "up" in script.stdout.readline()
-        script.send_signal(signal.SIGTERM)
-        assert script.wait(timeout=30) == 75
+
+    def stop(ssh):
+        programs("ssh", ssh)
+        with subprocess.Popen(
+            [LAUNCH / "ssh.sh"], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
+        ) as script:
+            assert script.stdout
+            for _ in range(2):
+                assert "up" in script.stdout.readline()
+            script.send_signal(signal.SIGTERM)
+            return script.wait(timeout=30)
+
+    return stop
+
+
+def test_ssh_passes_a_stop_on(stopped_by_ssh):
+    assert stopped_by_ssh('shift; exec bash -c "$*"') == 75
+
+
+def test_ssh_ends_with_the_code_of_runs_that_end_before_the_stop_returns(stopped_by_ssh):
+    assert stopped_by_ssh('shift; bash -c "$*" || exit; [[ $* != kill* ]] || sleep 0.5') == 75
+
+
+def test_ssh_stops_a_host_while_another_does_not_answer(stopped_by_ssh, tmp_path):
+    waits = f"while [ ! -e {tmp_path}/ended1 ]; do sleep 0.05; done"
+    assert stopped_by_ssh(f'[[ $* != "one kill"* ]] || {waits}; shift; exec bash -c "$*"') == 75
 
 
 def test_tpu_scripts_quote_what_they_pass_on(programs):
