@@ -153,6 +153,16 @@ def test_tpu_scripts_quote_what_they_pass_on(programs):
     assert "-m psann_jax.main --config a\\ b.py" in done.stdout
 
 
+def test_a_python_of_the_hosts_that_is_too_old_is_named(programs):
+    """gcloud here runs the command on this machine."""
+    programs("gcloud", 'bash -c "${@: -1}"')
+    programs("python3.10", '[ "$1" = -c ] && exit 1; echo "installing with $0"')
+    done = launched("tpu_vm.sh", TPU="t", ZONE="z", SETUP="1", PYTHON="python3.10")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("python3.10 is no Python 3.11 or newer")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_xpk_is_told_where_the_runs_are_and_what_to_start_again(programs):
     programs("xpk", 'echo "$*"')
     done = launched("xpk.sh", "name", "--config", "x.py", **XPK)
