@@ -220,6 +220,30 @@ def group_of(tmp_path, script):
     return lambda: local_multi.Group(command, 2)
 
 
+@pytest.mark.parametrize(("shown", "gpus"), [("4,5,6,7", ["4", "5"]), (None, ["0", "1"])])
+def test_a_gpu_each_is_one_of_those_shown(monkeypatch, shown, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert local_multi.one_gpu_each(2) == gpus
+
+
+@pytest.mark.parametrize("shown", ["4", ""])
+def test_fewer_gpus_than_processes_are_refused(monkeypatch, capsys, shown):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    with pytest.raises(SystemExit) as stop:
+        local_multi.main(["--processes", "2", "--one-gpu-each", "--", "--config", "x.py"])
+    assert stop.value.code == 2
+    assert f"CUDA_VISIBLE_DEVICES={shown} has " in capsys.readouterr().err
+
+
+def test_a_process_sees_its_own_gpu_alone(capfd):
+    command = [shutil.which("bash"), "-c", "echo sees $CUDA_VISIBLE_DEVICES"]
+    assert local_multi.Group(command, 2, gpus=["4", "7"]).wait() == [0, 0]
+    said = capfd.readouterr().err
+    assert "[0] sees 4\n" in said and "[1] sees 7\n" in said
+
+
 def test_a_stopped_run_is_started_again(tmp_path, capfd):
     code = local_multi.run(group_of(tmp_path, 'echo up; [ "$n" -ge 2 ] || exit 75'), restarts=5)
     assert code == 0
