@@ -9,7 +9,7 @@ import os
 from typing import Any
 import warnings
 
-from psann_jax import bases
+from psann_jax import bases, cluster
 from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer
 from psann_jax.fields import from_tree
@@ -158,8 +158,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         plan = make_plan(config, corpus, devices=devices_of(ddp))
         workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)
         if workdir:
-            if workdir.exists():
-                workdir.refuse_other_run(config)
+            cluster.together(lambda: workdir.refuse(config))
             workdir.open(config, corpus, texts_in_memory=train_data.texts_in_memory)
         tokenizer = corpus.tokenizer
         report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import tempfile
 
 import jax
 
@@ -85,6 +86,17 @@ class Workdir:
         names = old.keys() | new.keys()
         return {n: (old.get(n), new.get(n)) for n in sorted(names) if old.get(n) != new.get(n)}
 
+    def refuse(self, config: Config) -> None:
+        """Raises ValueError where a run of `config` may not begin or go on in the folder.
+
+        Process 0 looks for all: it is the one that changes what the others would see.
+        """
+        if jax.process_index() == 0:
+            self.refuse_other_folder()
+            if self.exists():
+                self.refuse_other_run(config)
+            self.refuse_unwritable()
+
     def refuse_other_run(self, config: Config) -> None:
         """Raises ValueError where going on with `config` would not be the same run."""
         breaking = {n: v for n, v in self.changes(config).items() if n not in FREE | LENGTH}
@@ -105,15 +117,14 @@ class Workdir:
             )
 
     def refuse_unwritable(self) -> None:
-        """Raises ValueError where the folder cannot be made or written; leaves nothing behind."""
-        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        probe = self.path / f"probe-{os.getpid()}.part"
+        """Raises ValueError where the folder cannot be made or written; makes and leaves nothing.
+
+        A folder that is not there yet can be made where the nearest one above it can be written.
+        """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-            for folder in made:
-                folder.rmdir()
+            there = next(p for p in (self.path, *self.path.parents) if p.exists())
+            with tempfile.TemporaryFile(dir=there, suffix=".part"):
+                pass
         except OSError as error:
             raise self._unwritable(error) from None
 
