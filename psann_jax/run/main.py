@@ -46,10 +46,11 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             )
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
-    workdir.open(config, corpus)
-    with machine_failures():
-        outcome = train(config, corpus, plan, report=report, workdir=workdir)
-        cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
+    with workdir.held():
+        workdir.open(config, corpus)
+        with machine_failures():
+            outcome = train(config, corpus, plan, report=report, workdir=workdir)
+            cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
     return outcome
 
 

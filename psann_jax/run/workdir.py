@@ -1,5 +1,7 @@
 """The folder of a run: what is in it, and whether a config may go on with it."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +14,7 @@ from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.fields import local_path
 from psann_jax.run.environment import write_description
+from psann_jax.run.lock import locked
 
 # Fields that may change between the starts of one run: they move no number of a step.
 FREE = {
@@ -57,6 +60,7 @@ class Workdir:
         self.data = self.path / "data.json"
         self.profile = self.path / "profile"
         self.tensorboard = self.path / "tensorboard"
+        self.lock = self.path / "run.lock"
         self.stacks = self.path / f"stacks-{jax.process_index()}.txt"
 
     def exists(self) -> bool:
@@ -108,10 +112,14 @@ class Workdir:
             )
 
     def refuse_other_folder(self) -> None:
-        """Raises ValueError where the folder has files and no config: it is no run's."""
+        """Raises ValueError where the folder has files and no config: it is no run's.
+
+        A run that was killed as it began may have left its lock and parts of files.
+        """
         if self.exists() or not self.path.exists():
             return
-        if any(not p.name.endswith(".part") for p in self.path.iterdir()):
+        names = {p.name for p in self.path.iterdir()} - {self.lock.name}
+        if any(not name.endswith(".part") for name in names):
             raise ValueError(
                 f"workdir {self.path} is not empty and holds no run; choose another --workdir"
             )
@@ -146,6 +154,25 @@ class Workdir:
     def texts_in_memory(self) -> bool:
         """Whether the run's documents were given by a program, so that no path leads to them."""
         return self.data.exists() and json.loads(self.data.read_text())["texts_in_memory"]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it while the context lasts.
+
+        Raises:
+          ValueError: another run is there, or the folder cannot be made, or holds something else.
+        """
+        with contextlib.ExitStack() as stack:
+            cluster.together(lambda: self._hold(stack) if jax.process_index() == 0 else None)
+            yield
+
+    def _hold(self, stack: contextlib.ExitStack) -> None:
+        try:
+            self.refuse_other_folder()
+            self.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(self.lock))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def open(self, config: Config, corpus: Corpus, *, texts_in_memory: bool = False) -> None:
         """Makes the folder and its descriptions, or checks those that are there.

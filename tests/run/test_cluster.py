@@ -115,6 +115,17 @@ def test_an_error_of_one_process_ends_all(config, tmp_path, capfd):
     assert said.count("corpus.txtx") >= 2
 
 
+@pytest.mark.mesh
+@pytest.mark.slow
+def test_a_workdir_in_use_refuses_every_process(config, tmp_path, capfd, hold_lock):
+    workdir = Workdir(config.workdir)
+    workdir.path.mkdir()
+    hold_lock(workdir.lock)
+    assert started(config, tmp_path, 2).wait() == [2, 2]
+    said = capfd.readouterr().err
+    assert "[0] error: workdir" in said and "[1] error: process 0 cannot go on: workdir" in said
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
