@@ -66,7 +66,13 @@ def _of_variables(given: dict[str, str]) -> dict[str, Any]:
     if not address.rpartition(":")[2].isdecimal():
         raise ValueError(f"JAX_COORDINATOR_ADDRESS={address} must be HOST:PORT")
     count, index = map(int, numbers)
-    return {"coordinator_address": address, "num_processes": count, "process_id": index}
+    return {
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
+        # Within a step of Slurm or Open MPI jax would leave this process one device of its host's.
+        "cluster_detection_method": "deactivate",
+    }
 
 
 def _is_task_of_several() -> bool:

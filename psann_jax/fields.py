@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
+from pathlib import Path
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -107,6 +109,20 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def local_path(name: str, value: str | os.PathLike) -> Path:
+    """The path of what a field or a variable names.
+
+    Raises:
+      ValueError: it is an address, as gs://bucket/x, of which a path would make a folder gs: here.
+    """
+    if "://" in str(value):
+        raise ValueError(
+            f"{name}={str(value)!r} is an address, and files are written by path; mount a disk "
+            "that all hosts share, or the bucket (as gcsfuse does), and give the folder there"
+        )
+    return Path(value)
 
 
 def nearest(word: str, known: Any) -> str:

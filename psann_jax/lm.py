@@ -4,12 +4,13 @@ The names and defaults are those of psannlm (PyTorch); what was wrong there is r
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 from typing import Any
 import warnings
 
-from psann_jax import bases
+from psann_jax import bases, cluster
 from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer
 from psann_jax.fields import from_tree
@@ -136,14 +137,15 @@ class psannLM:  # noqa: N801 - psannlm's name
             keeps the model's, which is bf16 unless `psannLM(dtype="float32")`.
           ddp: auto and on use all devices, off uses one.
           checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
-            None writes nothing.
+            one fit at a time. None writes nothing.
           options: steps, warmup_steps, weight_decay, betas, eps, grad_clip, grad_accum_steps,
             label_smoothing, grad_checkpoint, seed, log_interval_steps, save_interval_steps,
             eval_interval_steps, eval_max_batches, min_lr, verbose.
 
         Raises:
           TypeError: train_data is no psannLMDataPrep, or an unknown option.
-          ValueError: a value out of range, or a vocabulary that does not fit.
+          ValueError: a value out of range, a vocabulary that does not fit, or a checkpoint_dir
+            that is in use, another run's, or cannot be written.
           KeyboardInterrupt: the fit was stopped; the model has the weights reached.
         """
         _check_data("train_data", train_data)
@@ -157,18 +159,21 @@ class psannLM:  # noqa: N801 - psannlm's name
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         plan = make_plan(config, corpus, devices=devices_of(ddp))
         workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)
-        if workdir:
-            if workdir.exists():
-                workdir.refuse_other_run(config)
-            workdir.open(config, corpus, texts_in_memory=train_data.texts_in_memory)
         tokenizer = corpus.tokenizer
-        report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
-        report.line(plan.describe(config))
-        try:
-            outcome = train(config, corpus, plan, report=report, workdir=workdir, model=self._model)
-        except Preempted as stop:
-            self._take(config, tokenizer, stop.model)
-            raise KeyboardInterrupt(str(stop)) from None
+        with contextlib.ExitStack() as stack:
+            if workdir:
+                cluster.together(lambda: workdir.refuse(config))
+                stack.enter_context(workdir.held())
+                workdir.open(config, corpus, texts_in_memory=train_data.texts_in_memory)
+            report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
+            report.line(plan.describe(config))
+            try:
+                outcome = train(
+                    config, corpus, plan, report=report, workdir=workdir, model=self._model
+                )
+            except Preempted as stop:
+                self._take(config, tokenizer, stop.model)
+                raise KeyboardInterrupt(str(stop)) from None
         self._take(config, tokenizer, outcome.model)
         return self
 

@@ -7,6 +7,7 @@ PSANN_JAX_TEST_PLATFORM=cuda is for those marked gpu, which are skipped without 
 """
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 from importlib.metadata import version
@@ -14,6 +15,8 @@ import logging
 import os
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 import tempfile
 
 # All of this is read when jax is imported, so it comes before every other import.
@@ -130,6 +133,37 @@ def one_device():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         yield mesh
+
+
+_HOLDER = """
+import fcntl, os, socket, sys, time
+with open(sys.argv[1], "w") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("process", os.getpid(), "on", socket.gethostname(), file=file, flush=True)
+    exec(sys.argv[2])
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold_lock():
+    """hold_lock(path): a process, of a group of its own, that holds the lock of a run."""
+    with contextlib.ExitStack() as stack:
+
+        def hold(path: Path, code: str = "") -> subprocess.Popen:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _HOLDER, str(path), code],
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout and process.stdout.readline() == "held\n"
+            return process
+
+        yield hold
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,6 +10,7 @@ import pytest
 from psann_jax import bases
 from psann_jax.config import Config, checked, from_json, leaves, nearest, to_json
 from psann_jax.data import DataConfig
+from psann_jax.fields import local_path
 from psann_jax.nn.sine import SineConfig
 from psann_jax.train.config import TrainConfig
 
@@ -150,6 +151,11 @@ def test_leaves_are_every_field_by_its_dotted_name():
 def test_nearest_says_nothing_about_words_unlike_all():
     assert nearest("zzz", ["steps"]) == ""
     assert nearest("stps", ["steps"]) == "; did you mean 'steps'?"
+
+
+def test_an_address_is_no_path_and_says_what_to_do_instead():
+    with pytest.raises(ValueError, match=r"^workdir='gs://b/x' is an address.* mount a disk"):
+        local_path("workdir", "gs://b/x")
 
 
 def test_the_default_base_is_the_wave_network_with_its_wave_on():

@@ -365,6 +365,12 @@ def test_another_model_in_the_same_checkpoint_dir_is_refused(data, resumed):
         other.fit(data, steps=4, checkpoint_dir=resumed[2], **FIT)
 
 
+def test_a_checkpoint_dir_in_use_is_refused(data, tmp_path, hold_lock):
+    hold_lock(tmp_path / "run.lock")
+    with pytest.raises(ValueError, match="is in use: process"):
+        psannLM(base="respsann", **SIZES).fit(data, steps=1, checkpoint_dir=tmp_path, **FIT)
+
+
 # -- generating
 
 

@@ -39,6 +39,10 @@ _TAIL = """
   networks only.
 - Of several processes a dead one is noticed within {heartbeat} s at the latest; the others end, and
   `tools/launch/local_multi.py` or the JobSet of GKE starts all of them again.
+- A run holds a lock on the `run.lock` of its workdir, and a second one is refused as bad input. The
+  lock ends with its process, but reaches as far as the file system takes it: nowhere, to the
+  processes of one host (as with mounted buckets), or too far, where an NFS server keeps that of a
+  machine that died; removing the file ends it.
 """
 
 

@@ -5,6 +5,8 @@ import difflib
 import os
 import pathlib
 
+from psann_jax.fields import local_path
+
 DOCUMENTS = ("auto", "file", "line")
 INVALID_UTF8 = ("keep", "error")
 TOKENIZERS = ("auto", "sentencepiece", "hf", "char", "groundthink-char")
@@ -87,8 +89,10 @@ class DataConfig:
     @property
     def cache_folder(self) -> pathlib.Path:
         """The folder that holds one sub-folder for each prepared corpus."""
-        chosen = self.cache_dir or os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
-        return pathlib.Path(chosen).expanduser()
+        if self.cache_dir:
+            return local_path("data.cache_dir", self.cache_dir).expanduser()
+        chosen = os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
+        return local_path("PSANN_JAX_CACHE", chosen).expanduser()
 
 
 def _check_sources(value: object) -> None:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from psann_jax import bases
 from psann_jax.data import Tokenizer, load_tokenizer
+from psann_jax.fields import local_path
 from psann_jax.interop.whole_file import whole_file
 from psann_jax.model import LM
 from psann_jax.nn.table import check_tables
@@ -43,7 +44,7 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
     Raises:
       ValueError: the folder cannot be written.
     """
-    folder = Path(path)
+    folder = local_path("path", path)
     tree = {
         "format": FORMAT,
         "version": VERSION,

@@ -13,6 +13,8 @@ import sys
 
 import jax
 
+from psann_jax.fields import local_path
+
 # M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back, ever (the largest number
 # would give back all above 2 GiB); M_ARENA_MAX: one heap.
 KEEP_MEMORY = ((-4, 0), (-1, -1), (-8, 1))
@@ -24,7 +26,8 @@ _log = logging.getLogger("psann_jax.run")
 
 def cache_folder() -> Path:
     """$PSANN_JAX_CACHE, else ~/.cache/psann_jax."""
-    return Path(os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax").expanduser()
+    chosen = os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
+    return local_path("PSANN_JAX_CACHE", chosen).expanduser()
 
 
 def set_up() -> None:

@@ -30,11 +30,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     config, workdir = checked(config), Workdir(config.workdir)
 
     def refuse() -> None:
-        workdir.refuse_other_folder()
-        if workdir.exists():
-            workdir.refuse_other_run(config)
-        if jax.process_index() == 0:
-            workdir.refuse_unwritable()
+        workdir.refuse(config)
         if config.train.tensorboard:
             refuse_missing()
         sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
@@ -43,17 +39,18 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
-    if workdir.exists():
+    if jax.process_index() == 0 and workdir.exists():
         for name in LENGTH & workdir.changes(config).keys():
             report.line(
                 f"{name} has changed: the learning rate follows the new length from here on"
             )
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
-    workdir.open(config, corpus)
-    with machine_failures():
-        outcome = train(config, corpus, plan, report=report, workdir=workdir)
-        cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
+    with workdir.held():
+        workdir.open(config, corpus)
+        with machine_failures():
+            outcome = train(config, corpus, plan, report=report, workdir=workdir)
+            cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
     return outcome
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from psann_jax import bases
 from psann_jax.config import Config, checked, leaves, nearest, to_json
-from psann_jax.fields import is_whole
+from psann_jax.fields import is_whole, local_path
 
 RESULT = "result.json"
 EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
@@ -84,7 +84,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.workdir).expanduser()
+        return local_path("workdir", self.config.workdir).expanduser()
 
     def jobs(self) -> Iterator["Job"]:
         """All variants with one seed, before the next seed: a sweep cut short can be compared.

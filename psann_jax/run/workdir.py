@@ -1,15 +1,20 @@
 """The folder of a run: what is in it, and whether a config may go on with it."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 from pathlib import Path
+import tempfile
 
 import jax
 
 from psann_jax import cluster
 from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
+from psann_jax.fields import local_path
 from psann_jax.run.environment import write_description
+from psann_jax.run.lock import locked
 
 # Fields that may change between the starts of one run: they move no number of a step.
 FREE = {
@@ -37,10 +42,14 @@ LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule fr
 
 
 class Workdir:
-    """Paths of a run's files, created on the first start."""
+    """Paths of a run's files, created on the first start.
+
+    Raises:
+      ValueError: an address for a folder.
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser()
+        self.path = local_path("workdir", path).expanduser()
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tokenizer = self.path / "tokenizer.model"
@@ -51,6 +60,7 @@ class Workdir:
         self.data = self.path / "data.json"
         self.profile = self.path / "profile"
         self.tensorboard = self.path / "tensorboard"
+        self.lock = self.path / "run.lock"
         self.stacks = self.path / f"stacks-{jax.process_index()}.txt"
 
     def exists(self) -> bool:
@@ -80,6 +90,17 @@ class Workdir:
         names = old.keys() | new.keys()
         return {n: (old.get(n), new.get(n)) for n in sorted(names) if old.get(n) != new.get(n)}
 
+    def refuse(self, config: Config) -> None:
+        """Raises ValueError where a run of `config` may not begin or go on in the folder.
+
+        Process 0 looks for all: it is the one that changes what the others would see.
+        """
+        if jax.process_index() == 0:
+            self.refuse_other_folder()
+            if self.exists():
+                self.refuse_other_run(config)
+            self.refuse_unwritable()
+
     def refuse_other_run(self, config: Config) -> None:
         """Raises ValueError where going on with `config` would not be the same run."""
         breaking = {n: v for n, v in self.changes(config).items() if n not in FREE | LENGTH}
@@ -91,24 +112,27 @@ class Workdir:
             )
 
     def refuse_other_folder(self) -> None:
-        """Raises ValueError where the folder has files and no config: it is no run's."""
+        """Raises ValueError where the folder has files and no config: it is no run's.
+
+        A run that was killed as it began may have left its lock and parts of files.
+        """
         if self.exists() or not self.path.exists():
             return
-        if any(not p.name.endswith(".part") for p in self.path.iterdir()):
+        names = {p.name for p in self.path.iterdir()} - {self.lock.name}
+        if any(not name.endswith(".part") for name in names):
             raise ValueError(
                 f"workdir {self.path} is not empty and holds no run; choose another --workdir"
             )
 
     def refuse_unwritable(self) -> None:
-        """Raises ValueError where the folder cannot be made or written; leaves nothing behind."""
-        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        probe = self.path / f"probe-{os.getpid()}.part"
+        """Raises ValueError where the folder cannot be made or written; makes and leaves nothing.
+
+        A folder that is not there yet can be made where the nearest one above it can be written.
+        """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-            for folder in made:
-                folder.rmdir()
+            there = next(p for p in (self.path, *self.path.parents) if p.exists())
+            with tempfile.TemporaryFile(dir=there, suffix=".part"):
+                pass
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -130,6 +154,25 @@ class Workdir:
     def texts_in_memory(self) -> bool:
         """Whether the run's documents were given by a program, so that no path leads to them."""
         return self.data.exists() and json.loads(self.data.read_text())["texts_in_memory"]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it while the context lasts.
+
+        Raises:
+          ValueError: another run is there, or the folder cannot be made, or holds something else.
+        """
+        with contextlib.ExitStack() as stack:
+            cluster.together(lambda: self._hold(stack) if jax.process_index() == 0 else None)
+            yield
+
+    def _hold(self, stack: contextlib.ExitStack) -> None:
+        try:
+            self.refuse_other_folder()
+            self.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(self.lock))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def open(self, config: Config, corpus: Corpus, *, texts_in_memory: bool = False) -> None:
         """Makes the folder and its descriptions, or checks those that are there.

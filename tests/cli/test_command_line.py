@@ -54,6 +54,7 @@ BAD = {
     "a bad tuple": (_config("data.sources=a.txt"), "data.sources"),
     "a source that is not there": (_config("data.sources=('none.txt',)"), "none.txt"),
     "a mesh that does not fit": (_config("mesh.data=3"), "mesh (data=3"),
+    "an address for a folder": ([*_config(), "--workdir", "gs://b/x"], "workdir='gs://b/x'"),
     "None for a number": (_config("train.epochs=None"), "train.epochs=None"),
 }
 
@@ -95,8 +96,11 @@ def test_a_config_file_that_makes_no_config_is_bad_input(case, capsys, tmp_path)
     assert said in err
 
 
-def test_bad_input_leaves_no_workdir(capsys, tmp_path):
-    train.main([*_config("base.n_heads=5"), "--workdir", "w"])
+@pytest.mark.parametrize(
+    "flags", [(*_config("base.n_heads=5"), "--workdir", "w"), (*_config(), "--workdir", "gs://b/x")]
+)
+def test_bad_input_leaves_no_workdir(flags, capsys, tmp_path):
+    train.main([*flags])
     assert list(tmp_path.iterdir()) == []
 
 

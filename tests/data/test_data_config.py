@@ -39,6 +39,14 @@ def test_cache_folder_follows_the_environment(monkeypatch):
     assert str(DataConfig(cache_dir="/else").cache_folder) == "/else"
 
 
+def test_an_address_for_the_cache_folder_is_refused_by_who_named_it(monkeypatch):
+    monkeypatch.setenv("PSANN_JAX_CACHE", "s3://somewhere")
+    with pytest.raises(ValueError, match="^PSANN_JAX_CACHE='s3://somewhere' is an address"):
+        str(DataConfig().cache_folder)
+    with pytest.raises(ValueError, match=r"^data\.cache_dir='gs://else' is an address"):
+        str(DataConfig(cache_dir="gs://else").cache_folder)
+
+
 def test_tracks_of_rows_that_do_not_follow_each_other_are_refused():
     with pytest.raises(ValueError, match=r"^data\.order='tracks' .*set data\.pack_sequences=True"):
         DataConfig(order="tracks", pack_sequences=False)

@@ -54,6 +54,11 @@ def test_the_tokenizer_comes_along(tiny, tmp_path):
     assert load_folder(tmp_path).tokenizer.encode("text") == tokenizer.encode("text")
 
 
+def test_an_address_for_the_folder_is_refused(tiny):
+    with pytest.raises(ValueError, match="^path='gs://b/x' is an address"):
+        save_folder("gs://b/x", _saved(tiny))
+
+
 def test_names_in_the_file_are_those_of_the_model(folder):
     names = load_file(folder / WEIGHTS)
     assert "stack/layers/0/mixer/q/kernel" in names

@@ -115,6 +115,17 @@ def test_an_error_of_one_process_ends_all(config, tmp_path, capfd):
     assert said.count("corpus.txtx") >= 2
 
 
+@pytest.mark.mesh
+@pytest.mark.slow
+def test_a_workdir_in_use_refuses_every_process(config, tmp_path, capfd, hold_lock):
+    workdir = Workdir(config.workdir)
+    workdir.path.mkdir()
+    hold_lock(workdir.lock)
+    assert started(config, tmp_path, 2).wait() == [2, 2]
+    said = capfd.readouterr().err
+    assert "[0] error: workdir" in said and "[1] error: process 0 cannot go on: workdir" in said
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -155,6 +166,17 @@ def test_a_cluster_is_joined_where_there_is_one(monkeypatch, environment, severa
         monkeypatch.setenv(name, value)
     cluster.join()
     assert bool(joined) == several
+
+
+def test_a_process_that_variables_describe_keeps_all_devices_of_its_host(monkeypatch):
+    """In a step of Slurm jax would look for more, and leave it the one of the task's number."""
+    settings = {}
+    monkeypatch.setattr("jax.distributed.initialize", settings.update)
+    for name, value in zip(cluster.VARIABLES, ("node1:1234", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    cluster.join()
+    assert settings["cluster_detection_method"] == "deactivate"
+    assert settings.get("local_device_ids") is None
 
 
 def test_one_process_needs_nobody():

@@ -95,6 +95,12 @@ def test_every_variant_runs_with_every_seed_one_seed_after_the_other(sweep):
     assert len({j.config.workdir for j in jobs}) == 6
 
 
+def test_an_address_for_the_folder_of_a_sweep_is_refused(sweep):
+    config = dataclasses.replace(sweep.config, workdir="gs://b/x")
+    with pytest.raises(ValueError, match="^workdir='gs://b/x' is an address"):
+        list(dataclasses.replace(sweep, config=config).jobs())
+
+
 def test_a_table_two_pictures_and_the_figures_of_each_run_are_written(swept):
     sweep, out = swept
     folder = sweep.folder

@@ -103,6 +103,7 @@ def test_a_run_leaves_what_its_workdir_promises(straight):
         "env.json",
         "loss_curve.png",
         "metrics.jsonl",
+        "run.lock",
         "samples.txt",
         "tokenizer.model",
     }
@@ -320,6 +321,22 @@ def test_a_terminated_process_saves_its_step_and_exits_75(text, tmp_path):
     assert saved.newest() == read_metrics(Workdir(config.workdir).metrics)[-1]["step"]
     saved.close()
     assert json.loads(Workdir(config.workdir).config.read_text())["train"]["steps"] == 100_000
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_the_first_one_goes_on(text, tmp_path, capsys):
+    config = _config(text, tmp_path / "run", steps=100_000, save_interval_steps=0)
+    process = _start(config, tmp_path)
+    _wait_for_step(process, config, 5)
+    assert exit_code(lambda: _quiet(config)) == 2
+    said = capsys.readouterr().err
+    assert f"is in use: process {process.pid} on " in said and len(said.splitlines()) == 1
+    reached = len(_rows(config.workdir))
+    _wait_for_step(process, config, reached + 5)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate() and process.returncode == 75
+    rows = _rows(config.workdir)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > reached
 
 
 def test_given_steps_are_profiled(text, tmp_path):

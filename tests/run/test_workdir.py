@@ -75,6 +75,53 @@ def test_a_file_in_its_place_is_refused(tmp_path, corpus):
         Workdir(tmp_path / "run").open(_config(), corpus)
 
 
+def test_a_run_killed_as_it_began_leaves_no_foreign_folder(tmp_path, corpus):
+    workdir = Workdir(tmp_path)
+    workdir.lock.touch()
+    (tmp_path / "config.part").touch()
+    workdir.open(_config(), corpus)
+    assert workdir.exists()
+
+
+def test_a_folder_in_use_is_refused_as_it_is(opened, hold_lock):
+    before = {p: p.read_bytes() for p in opened.path.iterdir()}
+    hold_lock(opened.lock)
+    with pytest.raises(ValueError, match=r"is in use: process \d+ on "), opened.held():
+        pytest.fail("two runs in one folder")
+    after = {p: p.read_bytes() for p in opened.path.iterdir() if p != opened.lock}
+    assert after == before
+
+
+def test_nothing_is_written_into_a_folder_with_something_else(tmp_path):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="holds no run"), Workdir(tmp_path).held():
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_looking_whether_a_folder_can_be_made_makes_none(tmp_path, monkeypatch):
+    """Another run may be making its own under the same parent."""
+    monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: pytest.fail("a folder was made"))
+    Workdir(tmp_path / "new" / "run").refuse(_config())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "file/new/run"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written"):
+        Workdir(tmp_path / folder).refuse_unwritable()
+
+
+def test_process_0_alone_looks_into_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("keep me")
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    Workdir(tmp_path).refuse(_config())
+    monkeypatch.setattr("jax.process_index", lambda: 0)
+    with pytest.raises(ValueError, match="holds no run"):
+        Workdir(tmp_path).refuse(_config())
+
+
 def _changed(name, value):
     config = _config()
     *parents, last = name.split(".")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 LAUNCH = Path(local_multi.__file__).parent
+XPK = {"CLUSTER": "c", "ZONE": "z", "TPU_TYPE": "v5litepod-64", "IMAGE": "i", "STORAGE": "runs"}
 SHOW = 'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*"'
 
 
@@ -53,6 +54,16 @@ def test_scripts_name_what_is_missing(script):
     assert "name the" in done.stderr or "name its" in done.stderr
 
 
+def batch(*arguments):
+    """slurm.sbatch as Slurm runs it on the first node."""
+    return subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", *arguments],
+        env={**os.environ, "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"},
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_slurm_starts_tasks_and_requeues_a_saved_run(programs):
     """srun here starts two tasks that end with 75."""
     programs("python", 'echo "task $SLURM_PROCID: $*"; exit 75')
@@ -62,15 +73,17 @@ def test_slurm_starts_tasks_and_requeues_a_saved_run(programs):
         'for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait -n; exit $?',
     )
     programs("scontrol", 'echo "scontrol $*"')
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch", "--config", "a b.py"],
-        env={**os.environ, "SLURM_JOB_ID": "7"},
-        capture_output=True,
-        text=True,
-    )
+    done = batch("--config", "a b.py")
     assert done.returncode == 75
     assert "task 1: -m psann_jax.main --config a b.py" in done.stdout
     assert "scontrol requeue 7" in done.stdout
+
+
+def test_a_task_of_slurm_sees_all_gpus_of_its_node(programs):
+    """jax picks one of them by the number of the task."""
+    programs("srun", 'echo "$*"')
+    assert "--gpu-bind=none --cpus-per-task=8 " in batch().stdout
+    assert "--gpus-per-task" not in (LAUNCH / "slurm.sbatch").read_text()
 
 
 def test_ssh_gives_each_host_its_number(programs, tmp_path):
@@ -87,35 +100,74 @@ def test_ssh_gives_each_host_its_number(programs, tmp_path):
     assert "[1] 1 of 2 at one:4321: -m psann_jax.main --config a b.py" in done.stdout
 
 
-def test_ssh_passes_a_stop_on(programs, tmp_path):
+@pytest.fixture
+def stopped_by_ssh(programs, tmp_path):
+    """stopped_by_ssh(script): the exit code of ssh.sh when it is told to stop; the script is ssh.
+
+    The run of host I leaves the file endedI in the folder of the code.
+    """
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/bash\ntrap 'exit 75' TERM\necho up\nwhile :; do sleep 0.1; done\n")
+    end = "touch ended$JAX_PROCESS_ID; exit 75"
+    python.write_text(f"#!/bin/bash\ntrap '{end}' TERM\necho up\nwhile :; do sleep 0.1; done\n")
     python.chmod(0o755)
-    programs("ssh", 'shift; exec bash -c "$*"')
     settings = {"HOSTS": "one two", "DIR": str(tmp_path), "PORT": "4322"}
-    with subprocess.Popen(
-        [LAUNCH / "ssh.sh"], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
-    ) as script:
-        assert script.stdout
-        for _ in range(2):
-            assert "up" in script.stdout.readline()
-        script.send_signal(signal.SIGTERM)
-        assert script.wait(timeout=30) == 75
+
+    def stop(ssh):
+        programs("ssh", ssh)
+        with subprocess.Popen(
+            [LAUNCH / "ssh.sh"], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
+        ) as script:
+            assert script.stdout
+            for _ in range(2):
+                assert "up" in script.stdout.readline()
+            script.send_signal(signal.SIGTERM)
+            return script.wait(timeout=30)
+
+    return stop
+
+
+def test_ssh_passes_a_stop_on(stopped_by_ssh):
+    assert stopped_by_ssh('shift; exec bash -c "$*"') == 75
+
+
+def test_ssh_ends_with_the_code_of_runs_that_end_before_the_stop_returns(stopped_by_ssh):
+    assert stopped_by_ssh('shift; bash -c "$*" || exit; [[ $* != kill* ]] || sleep 0.5') == 75
+
+
+def test_ssh_stops_a_host_while_another_does_not_answer(stopped_by_ssh, tmp_path):
+    waits = f"while [ ! -e {tmp_path}/ended1 ]; do sleep 0.05; done"
+    assert stopped_by_ssh(f'[[ $* != "one kill"* ]] || {waits}; shift; exec bash -c "$*"') == 75
 
 
 def test_tpu_scripts_quote_what_they_pass_on(programs):
     programs("gcloud", 'printf "%s\\n" "$@"')
-    done = launched("tpu_vm.sh", "--workdir", "gs://b/a b", TPU="t", ZONE="z")
+    done = launched("tpu_vm.sh", "--workdir", "/mnt/a b", TPU="t", ZONE="z")
     assert done.returncode == 0, done.stderr
-    assert "PSANN_JAX_CLUSTER=auto .venv/bin/python -m psann_jax.main --workdir gs://b/a\\ b" in (
+    assert "PSANN_JAX_CLUSTER=auto .venv/bin/python -m psann_jax.main --workdir /mnt/a\\ b" in (
         done.stdout
     )
     programs("xpk", 'printf "%s\\n" "$@"')
-    settings = {"CLUSTER": "c", "ZONE": "z", "TPU_TYPE": "v5litepod-64", "IMAGE": "i"}
-    done = launched("xpk.sh", "name", "--config", "x.py", **settings)
+    done = launched("xpk.sh", "name", "--config", "a b.py", **XPK)
     assert done.returncode == 0, done.stderr
-    assert "-m psann_jax.main --config x.py" in done.stdout
+    assert "-m psann_jax.main --config a\\ b.py" in done.stdout
+
+
+def test_a_python_of_the_hosts_that_is_too_old_is_named(programs):
+    """gcloud here runs the command on this machine."""
+    programs("gcloud", 'bash -c "${@: -1}"')
+    programs("python3.10", '[ "$1" = -c ] && exit 1; echo "installing with $0"')
+    done = launched("tpu_vm.sh", TPU="t", ZONE="z", SETUP="1", PYTHON="python3.10")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("python3.10 is no Python 3.11 or newer")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_xpk_is_told_where_the_runs_are_and_what_to_start_again(programs):
+    programs("xpk", 'echo "$*"')
+    done = launched("xpk.sh", "name", "--config", "x.py", **XPK)
+    assert "--storage runs " in done.stdout
+    assert "--restart-on-exit-codes 1,74,75 " in done.stdout
 
 
 def test_the_jobset_numbers_its_pods():
@@ -166,6 +218,30 @@ def group_of(tmp_path, script):
     counted = "n=$(cat n$JAX_PROCESS_ID 2>/dev/null || echo 0); echo $((n+1)) >n$JAX_PROCESS_ID\n"
     command = [shutil.which("bash"), "-c", f"cd {tmp_path}\n{counted}{script}"]
     return lambda: local_multi.Group(command, 2)
+
+
+@pytest.mark.parametrize(("shown", "gpus"), [("4,5,6,7", ["4", "5"]), (None, ["0", "1"])])
+def test_a_gpu_each_is_one_of_those_shown(monkeypatch, shown, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert local_multi.one_gpu_each(2) == gpus
+
+
+@pytest.mark.parametrize("shown", ["4", ""])
+def test_fewer_gpus_than_processes_are_refused(monkeypatch, capsys, shown):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    with pytest.raises(SystemExit) as stop:
+        local_multi.main(["--processes", "2", "--one-gpu-each", "--", "--config", "x.py"])
+    assert stop.value.code == 2
+    assert f"CUDA_VISIBLE_DEVICES={shown} has " in capsys.readouterr().err
+
+
+def test_a_process_sees_its_own_gpu_alone(capfd):
+    command = [shutil.which("bash"), "-c", "echo sees $CUDA_VISIBLE_DEVICES"]
+    assert local_multi.Group(command, 2, gpus=["4", "7"]).wait() == [0, 0]
+    said = capfd.readouterr().err
+    assert "[0] sees 4\n" in said and "[1] sees 7\n" in said
 
 
 def test_a_stopped_run_is_started_again(tmp_path, capfd):

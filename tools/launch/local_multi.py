@@ -34,7 +34,7 @@ class Group:
       command: what each of them runs.
       processes: how many.
       devices: CPU devices of each; None leaves that to JAX.
-      one_gpu_each: whether process I sees GPU I alone.
+      gpus: for each process the one it sees, as CUDA_VISIBLE_DEVICES has them; by default all.
       say: takes each line of each process.
     """
 
@@ -44,13 +44,13 @@ class Group:
         processes: int,
         *,
         devices: int | None = None,
-        one_gpu_each: bool = False,
+        gpus: Sequence[str] = (),
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         shared = dict(zip(VARIABLES, (f"127.0.0.1:{_free_port()}", str(processes)), strict=False))
         if devices:
             shared |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-        own = [{"CUDA_VISIBLE_DEVICES": str(i)} if one_gpu_each else {} for i in range(processes)]
+        own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * processes
         self.processes = [self._start(command, i, shared | own[i]) for i in range(processes)]
         self._readers = [
             threading.Thread(target=_read, args=(i, p, say), daemon=True)
@@ -126,6 +126,24 @@ def run(group_of: Callable[[], Group], restarts: int) -> int:
     return code
 
 
+def one_gpu_each(processes: int) -> list[str]:
+    """The GPU of each process: those that CUDA_VISIBLE_DEVICES shows, in its order.
+
+    Raises:
+      ValueError: it shows fewer.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return [str(i) for i in range(processes)]
+    gpus = [gpu for gpu in shown.split(",") if gpu]
+    if len(gpus) < processes:
+        raise ValueError(
+            f"--one-gpu-each: CUDA_VISIBLE_DEVICES={shown} has {len(gpus)} for "
+            f"--processes={processes}; lower that, or name more"
+        )
+    return gpus[:processes]
+
+
 def _read(index: int, process: subprocess.Popen, say: Callable[[str], None]) -> None:
     with process.stdout or contextlib.nullcontext(()) as lines:
         for line in lines:
@@ -142,16 +160,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, help="CPU devices of each process")
-    parser.add_argument("--one-gpu-each", action="store_true", help="process I sees GPU I alone")
+    parser.add_argument("--one-gpu-each", action="store_true", help="a GPU for each process")
     parser.add_argument("--restarts", type=int, default=3)
     parser.add_argument("arguments", nargs="+", help="after --: those of psann_jax.main")
     args = parser.parse_args(argv)
     if args.processes < 1:
         parser.error(f"--processes={args.processes} must be at least 1")
+    try:
+        gpus = one_gpu_each(args.processes) if args.one_gpu_each else ()
+    except ValueError as error:
+        parser.error(str(error))
     command = [sys.executable, "-m", "psann_jax.main", *args.arguments]
 
     def group() -> Group:
-        return Group(command, args.processes, devices=args.devices, one_gpu_each=args.one_gpu_each)
+        return Group(command, args.processes, devices=args.devices, gpus=gpus)
 
     return run(group, args.restarts)
 

@@ -23,21 +23,23 @@ for i in "${!hosts[@]}"; do
     pids+=($!)
 done
 
-stop() {
+stop() { # all hosts at once: one that does not answer keeps none waiting
+    told=1
     for i in "${!hosts[@]}"; do
-        $SSH "${hosts[$i]}" "kill -TERM \$(cat $(pid_file "$i"))" || true
+        $SSH "${hosts[$i]}" "kill -TERM \$(cat $(pid_file "$i"))" &
     done
 }
 trap stop INT TERM
 
 worst=0
 for pid in "${pids[@]}"; do
-    wait "$pid"
-    code=$?
-    while kill -0 "$pid" 2>/dev/null; do # a trapped signal ended the wait
+    while
+        told=
         wait "$pid"
         code=$?
-    done
+        [ "$code" -gt 128 ] && [ -n "$told" ] # it is the wait that the signal ended
+    do :; done
     [ "$code" -gt "$worst" ] && worst=$code
 done
+wait
 exit "$worst"
