@@ -221,15 +221,22 @@ def test_a_file_that_makes_no_sweep_is_bad_input(case, tmp_path, monkeypatch, ca
     assert said in err
 
 
-def test_variants_of_the_sine_experiment_have_as_many_parameters():
-    sweep = verb.load_sweep(str(ROOT / "experiments" / "sine" / "sweep.py"))
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        ("sine", {"A-f-d", "fixed", "gelu", "swiglu", "transformer-gelu"}),
+        ("bases", {"respsann", "waveresnet", "transformer", "modern", "groundthink"}),
+    ],
+)
+def test_variants_of_an_experiment_have_as_many_parameters(experiment, names):
+    sweep = verb.load_sweep(str(ROOT / "experiments" / experiment / "sweep.py"))
     counts = {}
     for job in dataclasses.replace(sweep, seeds=(0,)).jobs():
         base = job.config.base
         base.vocab_size = job.config.data.vocab_size
         model = jax.eval_shape(lambda base=base: LM(base, rngs=nnx.Rngs(0)))
         counts[job.variant] = parameter_count(model)
-    assert {"A-f-d", "fixed", "gelu", "swiglu", "transformer-gelu"} <= counts.keys()
+    assert names <= counts.keys()
     assert max(counts.values()) <= 1.01 * min(counts.values())
 
 
