@@ -41,22 +41,14 @@ def to_the_end(plan: Straight, file: Path, folder: Path, at_least: int) -> str |
 
 
 def killed(plans: Plans, generator: np.random.Generator, folder: Path) -> str | None:
-    """One SIGKILL at any moment of a run of any base, then a restart to the end."""
-    return _killed(plans.drawn(generator), generator, folder, 1)
+    """Five SIGKILLs of a run, also of restarts that were just reading a checkpoint, then the end.
 
-
-def killed_again(plans: Plans, generator: np.random.Generator, folder: Path) -> str | None:
-    """Five SIGKILLs, also of restarts that were just reading a checkpoint, then the end."""
-    return _killed(plans.drawn(generator), generator, folder, _KILLS)
-
-
-def _killed(plan: Straight, generator: np.random.Generator, folder: Path, times: int) -> str | None:
-    """So many SIGKILLs of one run. A start that is over before its signal does not count.
-
-    Two of three come after a step of this start was logged, so that saves are under way.
+    A start that is over before its signal does not count. Two of three signals come after a step of
+    this start was logged, so that saves are under way.
     """
+    plan = plans.drawn(generator)
     file, kept, kills = plan.config_file(folder), 0, 0
-    while kills < times:
+    while kills < _KILLS:
         (folder / "log.txt").write_text("")
         child = started(file, folder)
         _wait(plan, generator, folder)
@@ -156,26 +148,19 @@ def _spoil_batches(steps: range, kind: int) -> None:
 
 
 ROWS = {
-    "kill": Row(
-        fault="`kill -9` at any moment of a run of any base that saves in the background",
-        passes="the restart goes on from the last committed step or a later one; losses, "
+    "kills": Row(
+        fault=f"{_KILLS} times `kill -9`, each at any moment of what is left of a run of any base "
+        "that saves in the background",
+        passes="each restart goes on from the last committed step or a later one; losses, "
         "parameters, moments and key at the end are bitwise those of an unbroken run",
-        full=20,
-        share=2,
+        full=100,
+        share=1,
         prepare=Plans,
         trial=killed,
     ),
-    "kills": Row(
-        fault=f"{_KILLS} times `kill -9`, each at any moment of what was left of one run",
-        passes="as for one `kill -9`",
-        full=96,
-        share=1,
-        prepare=Plans,
-        trial=killed_again,
-    ),
     "sigterm": Row(
         fault="SIGTERM or SIGINT at any step of a run of any base",
-        passes="exit code 75 within 10 s, the step saved; the rest as for `kill -9`",
+        passes="exit code 75 within 10 s, the step saved; the rest as for `kills`",
         full=100,
         share=2,
         prepare=Plans,

@@ -125,20 +125,26 @@ def forked(work: Callable[[], Any]) -> None:
         os._exit(code)
 
 
+def about(row: Row) -> dict[str, Any]:
+    """What a row's records are of."""
+    return {"fault": row.fault, "passes": row.passes, "full": row.full}
+
+
 def adding(name: str, row: Row, folder: Path) -> Callable[[dict[str, Any]], None]:
     """Adds a record to those of a row; called again it replaces the one that it added."""
-    from psann_jax.run.environment import PACKAGES, _version
+    from psann_jax.run.environment import PACKAGES, _version, code_digest
 
     path = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text())["records"] if path.exists() else []
     versions = {package: _version(package) for package in PACKAGES}
-    about = {"fault": row.fault, "passes": row.passes, "full": row.full}
+    made = {"versions": versions, "cpus": os.cpu_count(), "code": code_digest()}
 
     def keep(record: dict[str, Any]) -> None:
-        record = {**record, "versions": versions, "cpus": os.cpu_count()}
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"records": [*before, record], **about}, indent=1) + "\n")
+        part.write_text(
+            json.dumps({"records": [*before, {**record, **made}], **about(row)}, indent=1) + "\n"
+        )
         part.rename(path)
 
     return keep

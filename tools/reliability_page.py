@@ -63,13 +63,9 @@ def write_page(reports: Path, page: Path = PAGE) -> None:
 
 def _nothing_yet() -> dict[str, Any]:
     """Every row of the matrix, without a record."""
-    from faults import rows
+    from faults import about, rows
 
-    parts = ("fault", "passes", "full")
-    return {
-        name: {"records": [], **{part: getattr(row, part) for part in parts}}
-        for name, row in rows().items()
-    }
+    return {name: {"records": [], **about(row)} for name, row in rows().items()}
 
 
 def _line(name: str, content: dict[str, Any]) -> str:

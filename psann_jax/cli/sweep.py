@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psann_jax.cli.exits import exit_code
 from psann_jax.cli.sweep_processes import STOPPED, end_with, run_in_processes
-from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.stop import MachineFailed, Preempted, StopSignal
 
 if TYPE_CHECKING:
     from psann_jax.run.sweep import Job, Sweep
@@ -144,6 +144,8 @@ def _in_turn(jobs: "Sequence[Job]", stop: StopSignal) -> list[str]:
         print(f"run {n} of {len(jobs)}: {job.name}", file=sys.stderr, flush=True)
         try:
             _run_job(job)
+        except MachineFailed:
+            raise  # as the next one would
         except (ValueError, OSError) as error:
             failed.append(f"{job.name}: {error}")
             print(f"{failed[-1]}", file=sys.stderr, flush=True)

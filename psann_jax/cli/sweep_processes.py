@@ -51,8 +51,15 @@ def run_in_processes(
                 for job, process in map(running.pop, ended):
                     if process.returncode:
                         failed.append(_failure(job, process.returncode))
+    except KeyboardInterrupt:  # the second one: it interrupts them too
+        _tell(running, signal.SIGINT)
+        raise
+    except BaseException:
+        _tell(running)
+        raise
     finally:
-        _tell(running)  # none, unless something was raised
+        for _, process in running.values():  # none, unless something was raised
+            process.wait()
     if told:
         raise Preempted(STOPPED, None)
     return failed
@@ -73,9 +80,9 @@ def _start(job: "Job", slot: int, command: list[str]) -> subprocess.Popen:
         )
 
 
-def _tell(running: "dict[int, tuple[Job, subprocess.Popen]]") -> bool:
+def _tell(running: "dict[int, tuple[Job, subprocess.Popen]]", number: int = signal.SIGTERM) -> bool:
     for _, process in running.values():
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
     return True
 
 
@@ -98,7 +105,7 @@ def _gpu(slot: int) -> str:
 def end_with(parent: int) -> None:
     """Makes the kernel send this process SIGTERM when process `parent` ends, on Linux.
 
-    So a sweep that was killed leaves no runs behind that the next start would meet.
+    So a sweep that was killed leaves no runs behind, once they have saved their step.
 
     Raises:
       Preempted: it has ended already.

@@ -74,12 +74,17 @@ class Estimate:
 
     @property
     def peak_bytes(self) -> int:
-        passes = self.fixed_bytes + self.rows * self.row_bytes
-        update = 2 * self.weight_bytes + self.optimizer_bytes + self.carry_bytes
-        return max(passes, update)
+        return max(self.fixed_bytes + self.rows * self.row_bytes, self.update_bytes)
+
+    @property
+    def update_bytes(self) -> int:
+        """What is there while the optimizer works, activations gone."""
+        return 2 * self.weight_bytes + self.optimizer_bytes + self.carry_bytes
 
     def rows_that_fit(self, memory_bytes: float) -> int:
         """The largest micro-batch of a device with so much memory, in rows."""
+        if memory_bytes < self.update_bytes:
+            return 0
         return max(0, int((memory_bytes - self.fixed_bytes) // self.row_bytes))
 
     def table(self, memory_gb: float | None = None) -> str:

@@ -17,7 +17,7 @@ from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report
 from psann_jax.run.workdir import Workdir
 from psann_jax.seq import Batch
-from psann_jax.train.state import TrainState
+from psann_jax.train.state import TrainState, offloaded, on_device
 from psann_jax.train.step import Metrics, train_step
 
 EXIT_NOT_FINITE = 3
@@ -83,7 +83,10 @@ class Guard:
         documents = self.corpus.train.first_documents(rows)
         kept = ""
         if self.folder and jax.process_index() == 0:
-            kept = f", kept in {self._dump(self.folder, step, rows, documents)}"
+            try:
+                kept = f", kept in {self._dump(self.folder, step, rows, documents)}"
+            except OSError as error:
+                kept = f", which could not be kept ({error})"
         rate = self.config.optimizer.learning_rate
         return (
             f"step {step} is the last of {self.in_a_row} in a row that were skipped: its {what}. "
@@ -137,6 +140,9 @@ def repeated(
     """
     report.line(f"repeating step {int(state.step)}, one operation at a time")
     before = dataclasses.replace(state, step=state.step - 1)
+    where = jax.tree.map(lambda a: a.sharding, before)
+    if offloaded(where):
+        before = on_device(before, where)
     smoothing = config.train.label_smoothing
     with jax.debug_nans(True), jax.disable_jit():
         train_step(before, batch, optimizer=optimizer, label_smoothing=smoothing)

@@ -35,7 +35,8 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             refuse_missing()
         sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
 
-    cluster.together(refuse)
+    with machine_failures():
+        cluster.together(refuse)
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
@@ -46,11 +47,10 @@ def run(config: Config, report: Report | None = None) -> Outcome:
             )
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
-    with workdir.held():
+    with machine_failures(), workdir.held():
         workdir.open(config, corpus)
-        with machine_failures():
-            outcome = train(config, corpus, plan, report=report, workdir=workdir)
-            cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
+        outcome = train(config, corpus, plan, report=report, workdir=workdir)
+        cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
     return outcome
 
 

@@ -20,6 +20,8 @@ def machine_failures() -> Iterator[None]:
     """Within the context, an OSError is a MachineFailed: what can be wrong was checked before."""
     try:
         yield
+    except MachineFailed:
+        raise
     except OSError as error:
         raise MachineFailed(f"{error}; start it again to go on, once that is mended") from error
 

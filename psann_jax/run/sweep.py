@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psann_jax import bases
-from psann_jax.config import Config, checked, leaves, nearest, to_json
+from psann_jax.config import Config, checked, from_json, leaves, nearest, to_json
 from psann_jax.fields import is_whole, local_path
 
 RESULT = "result.json"
@@ -138,11 +138,14 @@ class Job:
         if not self.result_path.exists():
             return None
         result = json.loads(self.result_path.read_text())
-        if result["config"] != json.loads(to_json(self.config)):
+        if result.get("format") != _FORMAT:
+            return None
+        # Fields that are newer than the result have the values that it was made with.
+        if leaves(from_json(json.dumps(result["config"]))) != leaves(self.config):
             raise ValueError(
                 f"{self.result_path} is of another config; choose another --workdir, or remove it"
             )
-        return result if result.get("format") == _FORMAT else None
+        return result
 
     def keep(self, result: dict[str, Any]) -> None:
         """Writes what `result` gives from then on."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.fields import local_path
 from psann_jax.run.environment import write_description
 from psann_jax.run.lock import locked
+from psann_jax.run.stop import MachineFailed
 
 # Fields that may change between the starts of one run: they move no number of a step.
 FREE = {
@@ -24,8 +26,8 @@ FREE = {
     "mesh.fsdp",
     "mesh.tensor",
     "base.scan_layers",
-    "optimizer.offload",
     "base.remat",
+    "optimizer.offload",
     "train.log_interval_steps",
     "train.eval_interval_steps",
     "train.eval_batches",
@@ -38,6 +40,7 @@ FREE = {
     "train.tensorboard",
     "train.ngram_baselines",
 }
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 LENGTH = {"train.steps", "train.epochs"}  # a longer run has another schedule from here on
 
 
@@ -136,8 +139,13 @@ class Workdir:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def _unwritable(self, error: OSError) -> ValueError:
-        return ValueError(f"workdir {self.path} cannot be written: {error}")
+    def _unwritable(self, error: OSError) -> Exception:
+        """For a run that has begun, a disk that fails is not its fault."""
+        if isinstance(error, MachineFailed):
+            return error
+        failed = self.exists() and error.errno in _OF_THE_DISK
+        kind = MachineFailed if failed else ValueError
+        return kind(f"workdir {self.path} cannot be written: {error}")
 
     def refuse_other_data(self, meta: CorpusMeta) -> None:
         """Raises ValueError where the rows are not those that the run began with."""

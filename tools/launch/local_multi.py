@@ -107,9 +107,10 @@ def run(group_of: Callable[[], Group], restarts: int) -> int:
     current: list[Group] = []
 
     def pass_on(number: int, frame: object) -> None:
+        interrupts = told.is_set() and number == signal.SIGINT  # a second Ctrl-C
         told.set()
         for group in current:
-            group.send(signal.SIGTERM)
+            group.send(signal.SIGINT if interrupts else signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)

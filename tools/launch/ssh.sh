@@ -24,12 +24,16 @@ for i in "${!hosts[@]}"; do
 done
 
 stop() { # all hosts at once: one that does not answer keeps none waiting
-    told=1
+    local signal=TERM
+    [ "$1" = INT ] && [ -n "$stopped" ] && signal=INT # a second Ctrl-C interrupts
+    told=1 stopped=1
     for i in "${!hosts[@]}"; do
-        $SSH "${hosts[$i]}" "kill -TERM \$(cat $(pid_file "$i"))" &
+        $SSH "${hosts[$i]}" "kill -$signal \$(cat $(pid_file "$i"))" &
     done
 }
-trap stop INT TERM
+stopped=
+trap 'stop INT' INT
+trap 'stop TERM' TERM
 
 worst=0
 for pid in "${pids[@]}"; do
