@@ -10,8 +10,6 @@ import re
 import socket
 import time
 
-from psann_jax.run.stop import MachineFailed
-
 _WAIT_SECONDS = 120
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # of the file system
@@ -28,7 +26,7 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
       ValueError: another process of this machine holds it; says which.
-      MachineFailed: one of another machine still holds it after two minutes.
+      TimeoutError: one of another machine still holds it after two minutes.
       OSError: the file cannot be written.
     """
     # A record lock, not flock: a forked process has no share in it, so that none which outlives
@@ -50,7 +48,7 @@ def _take(file: int, path: Path) -> None:
         if _lives_here(holder):
             raise ValueError(_in_use(path, holder))
         if time.monotonic() > give_up:
-            raise MachineFailed(_in_use(path, holder))
+            raise TimeoutError(_in_use(path, holder))
         time.sleep(1)
     os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -141,8 +141,8 @@ class Workdir:
 
     def _unwritable(self, error: OSError) -> Exception:
         """For a run that has begun, a disk that fails is not its fault."""
-        if isinstance(error, MachineFailed):
-            return error
+        if isinstance(error, TimeoutError):  # of the lock
+            return MachineFailed(error)
         failed = self.exists() and error.errno in _OF_THE_DISK
         kind = MachineFailed if failed else ValueError
         return kind(f"workdir {self.path} cannot be written: {error}")

@@ -10,13 +10,16 @@ from psann_jax.cli.exits import exit_code
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
 from psann_jax.data.shards import Rows
-from psann_jax.run.guard import Guard, NotFinite
+from psann_jax.model import LM
+from psann_jax.run.guard import Guard, NotFinite, repeated
 from psann_jax.run.main import run
 from psann_jax.run.workdir import Workdir
+from psann_jax.seq import Batch
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.metrics import read_metrics
-from psann_jax.train.optimizer import schedule
+from psann_jax.train.optimizer import make_optimizer, schedule
+from psann_jax.train.state import init_state
 
 
 @pytest.fixture
@@ -116,6 +119,17 @@ def test_debug_nans_ends_at_the_operation(config, poison, report):
     debugging = dataclasses.replace(config.train, debug_nans=True)
     with pytest.raises(FloatingPointError, match="nan"):
         run(dataclasses.replace(config, train=debugging), report)
+
+
+def test_a_step_with_offloaded_moments_can_be_repeated(config, report, one_device):
+    """Nothing is NaN here, so that it comes to the optimizer."""
+    optimizer = make_optimizer(config.optimizer, 8)
+    tokens = np.zeros((1, 1, 4), np.int32)
+    batch = Batch(tokens, tokens, tokens + np.float32(1), tokens, tokens + 1)
+    base = dataclasses.replace(config.base, vocab_size=4)
+    state, _ = init_state(lambda r: LM(base, rngs=r), optimizer, one_device, 0, offload=True)
+    repeated(state, batch, optimizer, config, report)
+    assert report.said[-1].startswith("no operation gave NaN this time")
 
 
 def test_a_spike_of_the_loss_is_told(config, report):

@@ -41,6 +41,24 @@ def test_a_second_process_is_told_who_holds_it(path, hold_lock):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("holder", "error"),
+    [
+        ("process 1 on another", TimeoutError),
+        (f"process {os.getpid()} on {socket.gethostname()}", TimeoutError),  # a container's before
+        (f"process 1 on {socket.gethostname()}", ValueError),
+        ("", TimeoutError),
+    ],
+)
+def test_a_holder_of_another_machine_is_waited_for(path, monkeypatch, holder, error):
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "_taken", lambda file: False)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: None)
+    path.write_text(holder)
+    with pytest.raises(error, match=f"is in use: {holder or 'another process'} trains there"):
+        lock.locked(path).__enter__()
+
+
 def test_it_ends_with_a_killed_process(path, hold_lock):
     process = hold_lock(path)
     process.kill()

@@ -8,6 +8,7 @@ import pytest
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, prepare
+from psann_jax.run.stop import MachineFailed
 from psann_jax.run.workdir import FREE, LENGTH, Workdir
 from psann_jax.train.config import TrainConfig
 
@@ -81,6 +82,20 @@ def test_a_run_killed_as_it_began_leaves_no_foreign_folder(tmp_path, corpus):
     (tmp_path / "config.part").touch()
     workdir.open(_config(), corpus)
     assert workdir.exists()
+
+
+@pytest.mark.parametrize(("begun", "kind"), [(False, ValueError), (True, MachineFailed)])
+def test_a_full_disk_is_bad_input_only_before_a_run(tmp_path, monkeypatch, begun, kind):
+    def full(path, text=""):
+        raise OSError(28, "No space left on device")
+
+    workdir = Workdir(tmp_path / "run")
+    if begun:
+        workdir.path.mkdir()
+        workdir.config.write_text("{}")
+    monkeypatch.setattr("psann_jax.run.workdir.locked", full)
+    with pytest.raises(kind, match=r"run cannot be written: .*No space left"), workdir.held():
+        pass
 
 
 def test_a_folder_in_use_is_refused_as_it_is(opened, hold_lock):

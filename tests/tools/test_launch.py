@@ -251,6 +251,23 @@ def test_a_stopped_run_is_started_again(tmp_path, capfd):
     assert "[0] up" in capfd.readouterr().err
 
 
+def test_a_second_ctrl_c_interrupts(monkeypatch):
+    """The first lets the run save, as every SIGTERM does."""
+    handlers, sent = {}, []
+    monkeypatch.setattr(local_multi.signal, "signal", handlers.__setitem__)
+
+    class Told:
+        send = sent.append
+
+        def wait(self):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                handlers[number](number, None)
+            return [75]
+
+    assert local_multi.run(Told, restarts=5) == 75
+    assert sent == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+
+
 @pytest.mark.parametrize("code", [2, 3])
 def test_what_another_start_cannot_mend_is_final(tmp_path, code):
     assert local_multi.run(group_of(tmp_path, f"exit {code}"), restarts=5) == code

@@ -45,7 +45,7 @@ class Group:
         *,
         devices: int | None = None,
         gpus: Sequence[str] = (),
-        say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+        say: Callable[[str], object] = lambda line: sys.stderr.write(f"{line}\n"),  # at once
     ):
         shared = dict(zip(VARIABLES, (f"127.0.0.1:{_free_port()}", str(processes)), strict=False))
         if devices:
