@@ -48,6 +48,7 @@ COLUMNS = {
     "first_run_s": Column("first run s"),
     "program_bytes": Column("program GB", 1e-9),
     "program_bytes_per_token": Column("program kB/token", 1e-3),
+    "of_whole": Column("% of whole logits", *PERCENT),
     "residual_bytes_per_token": Column("kept kB/token", 1e-3),
     "peak_bytes": Column("process's peak so far GB", 1e-9),
     "imported_s": Column("imported s"),
@@ -110,7 +111,12 @@ def records(folder: Path) -> list[tuple[str, Record]]:
     for name, record in found:
         if record["config"]["scale"] == "tiny":
             raise ValueError(f"{folder / name}.json is of --scale tiny; measure it, or delete it")
-    return sorted(found, key=lambda named: (int(named[1]["id"].removeprefix("B")), named[0]))
+    return sorted(found, key=lambda named: (_place(named[1]["id"]), named[0]))
+
+
+def _place(name: str) -> int:
+    """B0 to B18, then the others."""
+    return IDS.index(name) if name in IDS else len(IDS)
 
 
 def machine_parts(folder: str, heading: str, found: list[tuple[str, Record]]) -> list[str]:
