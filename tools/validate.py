@@ -4,11 +4,12 @@
 
 Each step has a rule by which it passes. Written: summary.json, system.json, table.md, junit.xml;
 the exit code is 1 where a step fails. Steps 05 and 06 need several devices; where there is one they
-run in a process that takes the CPU for four.
+run in a process that takes the CPU for four, at sizes for a CPU and in limited time.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+import functools
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 _SEVERAL = ("GPU-05", "GPU-06")  # steps that need more than one device
+_LIMIT = 600  # seconds of such a step on pretended devices, which take a tenth of that
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     import jax
+    from validation_scale import SCALES
     from validation_steps import STEPS
 
     from psann_jax.run.environment import describe, set_up
@@ -42,16 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale = args.scale or ("cpu" if jax.default_backend() == "cpu" else "accelerator")
     results = {}
     for name in args.only or STEPS:
+        step, size = STEPS[name], scale
         if name in _SEVERAL and jax.device_count() == 1:
-            results[name] = _on_fake_devices(name, scale)
-        else:
-            results[name] = measured(STEPS[name], scale)
+            size = "cpu" if scale == "accelerator" else scale  # of the devices that it gets
+            step = on_fake_devices(name, step, size)
+        results[name] = measured(step, SCALES[size]) | {"scale": size}
         print(line(name, results[name]), flush=True)
     write(results, {**describe(), "scale": scale}, args.out)
     return 0 if all(r["passed"] for r in results.values()) else 1
 
 
-def measured(step: Callable[[str], dict[str, Any]], scale: str) -> dict[str, Any]:
+def measured(step: Callable[[Any], dict[str, Any]], scale: Any) -> dict[str, Any]:
     """Runs a step: what it says, whether it passed, how long it took. An error is a failure."""
     began = time.monotonic()
     try:
@@ -63,22 +67,35 @@ def measured(step: Callable[[str], dict[str, Any]], scale: str) -> dict[str, Any
     return {"what": what, **result, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _on_fake_devices(name: str, scale: str) -> dict[str, Any]:
+def on_fake_devices(name: str, step: Callable, scale: str) -> Callable[[Any], dict[str, Any]]:
+    """`step` in a process of its own that has four devices.
+
+    It raises TimeoutError where that takes too long, ChildProcessError where that ends without a
+    result.
+    """
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from validate import measured\nfrom validation_steps import STEPS\n"
-        "print(json.dumps(measured(STEPS[sys.argv[2]], sys.argv[3])))"
+        "from validate import measured\n"
+        "from validation_scale import SCALES\nfrom validation_steps import STEPS\n"
+        "print(json.dumps(measured(STEPS[sys.argv[2]], SCALES[sys.argv[3]])))"
     )
-    fake = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), name, scale],
-        env={**os.environ, **fake},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        return {"what": "", "passed": False, "said": done.stderr[-500:], "seconds": 0.0}
-    return json.loads(done.stdout.splitlines()[-1]) | {"devices": "4 taken from the CPU"}
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), name, scale]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+
+    @functools.wraps(step)
+    def child(_) -> dict[str, Any]:
+        try:
+            done = subprocess.run(
+                command, env=env, capture_output=True, text=True, timeout=_LIMIT, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"no result in {error.timeout} s") from None
+        if done.returncode:
+            last = (done.stderr.splitlines() or [""])[-1]
+            raise ChildProcessError(f"exit code {done.returncode}: {last}\n{done.stderr}")
+        return json.loads(done.stdout.splitlines()[-1]) | {"devices": "4 taken from the CPU"}
+
+    return child
 
 
 def line(name: str, result: dict[str, Any]) -> str:
@@ -92,11 +109,11 @@ def write(results: dict[str, dict[str, Any]], system: dict[str, Any], out: Path)
     system = {k: v for k, v in system.items() if k != "command"}
     (out / "system.json").write_text(json.dumps(system, indent=1) + "\n")
     rows = [
-        f"| {name} | {r['what']} | {'passed' if r['passed'] else '**failed**'} | {r['said']} "
-        f"| {r['seconds']} |"
+        f"| {name} | {r['what']} | {r['scale']} | {'passed' if r['passed'] else '**failed**'} "
+        f"| {r['said']} | {r['seconds']} |"
         for name, r in results.items()
     ]
-    head = "| step | what | verdict | figures | seconds |\n|---|---|---|---|---|\n"
+    head = "| step | what | scale | verdict | figures | seconds |\n|---|---|---|---|---|---|\n"
     (out / "table.md").write_text(head + "\n".join(rows) + "\n")
     suite = ElementTree.Element("testsuite", name="validation", tests=str(len(results)))
     for name, r in results.items():

@@ -1,0 +1,109 @@
+"""What the validation says of several devices: it passes, and fails where they are broken."""
+
+import dataclasses
+
+import jax
+import pytest
+from trainer import fresh_model
+import validation_mesh
+from validation_mesh import data_parallel, fsdp
+from validation_scale import SCALES
+import validation_training
+from validation_training import trained
+
+from psann_jax import sharding
+from psann_jax.train import step as train_steps
+from psann_jax.train.feed import on_mesh
+
+pytestmark = pytest.mark.mesh
+SCALE = dataclasses.replace(SCALES["tiny"], bases=("waveresnet",))
+STEPS = [data_parallel, fsdp]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fresh_model(SCALE.base("waveresnet"))
+
+
+@pytest.fixture(scope="module")
+def once():
+    """`trained`, done once for each shape of the mesh."""
+    courses = {}
+
+    def train(base, model, mesh, data):
+        where = str(dict(mesh.shape))
+        if where not in courses:
+            courses[where] = trained(base, model, mesh, data)
+        return courses[where]
+
+    return train
+
+
+@pytest.fixture
+def verdict(model, once, monkeypatch):
+    """verdict(step, several): where trained = several on more than one device."""
+
+    def of(step, several=once):
+        def train(base, model, mesh, data):
+            return (once if mesh.size == 1 else several)(base, model, mesh, data)
+
+        monkeypatch.setattr(validation_mesh, "trained", train)
+        monkeypatch.setattr(validation_mesh, "fresh_model", lambda base: model)
+        return step(SCALE)
+
+    return of
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_several_devices_that_train_as_one_does_pass(step, verdict):
+    result = verdict(step)
+    assert result["passed"], result
+
+
+def _turned(course):
+    turned = [2 * start - end for start, end in zip(course.start, course.end, strict=True)]
+    return dataclasses.replace(course, end=turned)
+
+
+BROKEN = {
+    "gradients of another size": lambda c: dataclasses.replace(c, grad_norms=1.01 * c.grad_norms),
+    "weights that went the other way": _turned,
+    "losses that are no numbers": lambda c: dataclasses.replace(c, losses=c.losses + float("nan")),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_parity_fails_with(change, once, verdict):
+    assert not verdict(data_parallel, lambda *given: change(once(*given)))["passed"]
+
+
+def test_fsdp_fails_with_whole_weights_on_every_device(once, verdict):
+    def whole(*given):
+        return dataclasses.replace(once(*given), held=1.0)
+
+    assert not verdict(fsdp, whole)["passed"]
+
+
+def test_gradients_scaled_on_several_devices_fail(verdict, monkeypatch):
+    whole = train_steps.carried_loss
+
+    def scaled(model, *args, **options):
+        nats, carry = whole(model, *args, **options)
+        if sharding.distributed():
+            nats = 8 * nats - jax.lax.stop_gradient(7 * nats)  # the same loss
+        return nats, carry
+
+    monkeypatch.setattr(train_steps, "carried_loss", scaled)
+    result = verdict(data_parallel, trained)
+    assert not result["passed"]
+    assert result["numbers"]["waveresnet"]["grad_norm"] == pytest.approx(7)
+
+
+def test_devices_that_all_read_the_same_row_fail(verdict, monkeypatch):
+    def same_rows(batch, mesh, micro_batches):
+        if mesh.size > 1:
+            batch = jax.tree.map(lambda a: a[[0] * len(a)], batch)
+        return on_mesh(batch, mesh, micro_batches)
+
+    monkeypatch.setattr(validation_training, "on_mesh", same_rows)
+    assert not verdict(fsdp, trained)["passed"]

@@ -1,0 +1,66 @@
+"""GPU-07 of the validation: what generation gives is what the model says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from trainer import fresh_model
+from validation_scale import Result, Scale, verdict
+
+from psann_jax.infer.decode import generate
+from psann_jax.infer.sampling import Sampling
+from psann_jax.model import LM
+
+_PROMPTS = [[1, 5, 9], [2], list(range(10, 17))]
+_NEW = 8
+
+
+def generation(scale: Scale) -> Result:
+    """Generation: the cache changes no token, top-k 1 and a small top-p are greedy, EOS ends."""
+    wrong = [f"{name}: {fault}" for name in scale.bases for fault in _faults(scale, name)]
+    said = "; ".join(wrong) or f"{len(scale.bases)} bases, prompts of 1 to 7 tokens"
+    return verdict(not wrong, said)
+
+
+def _faults(scale: Scale, name: str) -> list[str]:
+    model, wrong = fresh_model(scale.base(name)), []
+    generated = functools.partial(generate, model, _PROMPTS, max_new_tokens=_NEW)
+    greedy = generated(sampling=Sampling(temperature=0.0))
+    if greedy != _without_cache(model, _PROMPTS, _NEW):
+        wrong.append("the cache changes tokens")
+    if generated(sampling=Sampling(top_k=1)) != greedy:
+        wrong.append("top_k=1 is not greedy")
+    every = scale.vocabulary  # a top_k that keeps all, so that one program does for what follows
+    if generated(sampling=Sampling(top_k=every, top_p=1e-6)) != greedy:
+        wrong.append("top_p=1e-6 is not greedy")
+    end = greedy[0][3]
+    ended = generated(sampling=Sampling(temperature=0.0), eos_id=end)
+    if ended != [row[: _until(row, end)] for row in greedy]:
+        wrong.append("EOS does not end a row")
+    drawn = generated(sampling=Sampling(temperature=2.0, top_k=every, seed=3))
+    if drawn == greedy or any(not 0 <= t < scale.vocabulary for row in drawn for t in row):
+        wrong.append("drawing is not drawing")
+    return wrong
+
+
+def _until(row: list[int], end: int) -> int:
+    return row.index(end) if end in row else len(row)
+
+
+def _without_cache(model: LM, prompts: list[list[int]], n: int) -> list[list[int]]:
+    """Greedy continuations of n tokens, each from a pass over the whole of its row."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    tokens = np.zeros((len(prompts), max(lengths) + n), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt  # causal: what stands behind changes nothing
+    each = np.arange(len(prompts))
+    for ends in lengths + np.arange(n)[:, None]:
+        logits = np.asarray(_logits(model, jnp.asarray(tokens)))  # [B, T, V]
+        tokens[each, ends] = logits[each, ends - 1].argmax(-1)
+    return [row[length : length + n].tolist() for row, length in zip(tokens, lengths, strict=True)]
+
+
+@jax.jit
+def _logits(model: LM, tokens: jax.Array) -> jax.Array:
+    return model(tokens)[0]

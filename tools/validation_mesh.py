@@ -1,0 +1,60 @@
+"""GPU-05 and GPU-06 of the validation: several devices train as one does."""
+
+import jax
+import numpy as np
+from trainer import fresh_model
+from validation_scale import Result, Scale, one_device, verdict
+from validation_training import Course, trained
+
+from psann_jax import sharding
+
+# Sums are taken in another order, and nothing else differs: on a CPU losses part by 1e-6, norms by
+# a millionth, weights by 1e-5 of their way. Adam and clipping hide a gradient that is wrong by a
+# factor from losses and weights; its norm, before clipping, does not.
+_BOUNDS = {"loss": 1e-5, "grad_norm": 1e-5, "weights": 1e-3}
+
+
+def data_parallel(scale: Scale) -> Result:
+    """Data parallel: several devices with rows of their own train as one device does."""
+    return _parity(scale, data=jax.device_count(), fsdp=1)
+
+
+def fsdp(scale: Scale) -> Result:
+    """FSDP: weights spread over several devices train as on one device."""
+    return _parity(scale, data=1, fsdp=jax.device_count())
+
+
+def _parity(scale: Scale, *, data: int, fsdp: int) -> Result:
+    mesh, batches = sharding.make_mesh(data, fsdp), scale.batches(scale.steps)
+    numbers, bad = {}, []
+    for name in scale.bases:
+        base = scale.base(name)
+        model = fresh_model(base)
+        one, many = (trained(base, model, where, batches) for where in (one_device(), mesh))
+        numbers[name] = row = apart(one, many) | {"held": many.held}
+        spread = many.held <= (1 + 1 / fsdp) / 2  # norms are whole on every device
+        if not (spread and all(row[of] < bound for of, bound in _BOUNDS.items())):  # nan is not
+            bad.append(name)
+    worst = {of: np.max([row[of] for row in numbers.values()]) for of in _BOUNDS}
+    said = ", ".join(f"{of} {number:.1e}" for of, number in worst.items())
+    return verdict(
+        not bad, f"{mesh.size} devices, apart at most: {said}; bad: {bad or 'none'}", **numbers
+    )
+
+
+def apart(one: Course, many: Course) -> dict[str, float]:
+    """How far two courses part.
+
+    Losses in nats; gradient norms relative; weights as a share of the way they went, which one
+    weight of a gradient near nothing, turned round by Adam, does not decide.
+    """
+    return {
+        "loss": float(np.max(np.abs(many.losses - one.losses))),
+        "grad_norm": float(np.max(np.abs(many.grad_norms / one.grad_norms - 1))),
+        "weights": _distance(many.end, one.end) / _distance(one.end, one.start),
+    }
+
+
+def _distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    squares = [np.sum(np.square(x - y), dtype=np.float64) for x, y in zip(a, b, strict=True)]
+    return float(np.sqrt(np.sum(squares)))

@@ -1,0 +1,71 @@
+"""How large the models and batches of the validation are, and what a step of it answers."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from trainer import packed
+
+from psann_jax import bases, sharding
+from psann_jax.bases import Base
+from psann_jax.seq import Batch
+
+Result = dict[str, Any]
+BASES = ("waveresnet", "respsann", "sgrpsann", "geosparse", "transformer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Sizes of the models and batches.
+
+    Attributes:
+      sizes: fields of every base.
+      rows, length: of a batch [B, T].
+      batch_tokens: B * T of the throughput, rising.
+      speed_dtype: of the throughput.
+      steps: of a training.
+      dtypes: compared with float32.
+      bases: by name.
+    """
+
+    sizes: dict[str, int]
+    rows: int
+    length: int
+    batch_tokens: tuple[int, ...]
+    speed_dtype: str = "float32"
+    steps: int = 5
+    dtypes: tuple[str, ...] = ("bfloat16", "float16")
+    bases: tuple[str, ...] = BASES
+
+    @property
+    def vocabulary(self) -> int:
+        return self.sizes["vocab_size"]
+
+    def base(self, name: str, dtype: str = "float32", **fields: Any) -> Base:
+        return bases.get(name)(**self.sizes | fields, dtype=dtype)
+
+    def batches(self, n: int, rows: int | None = None) -> list[Batch]:
+        """n different batches [B, T], whose targets are the inputs of the next place."""
+        shape = (n, rows or self.rows, self.length + 1)
+        # Few words of uneven frequency, so that there is something to learn in a few steps.
+        tokens = np.random.default_rng(0).zipf(1.5, shape) % self.vocabulary
+        return [packed(rows.astype(np.int32)) for rows in tokens]
+
+
+_TINY = {"vocab_size": 64, "d_model": 32, "n_layers": 1, "n_heads": 2, "d_mlp": 64}
+_CPU = {"vocab_size": 512, "d_model": 64, "n_layers": 2, "n_heads": 4, "d_mlp": 256}
+_FULL = {"vocab_size": 32_768, "d_model": 512, "n_layers": 8, "n_heads": 8, "d_mlp": 2048}
+SCALES = {
+    "tiny": Scale(_TINY, 8, 32, (256,), steps=3),
+    "cpu": Scale(_CPU, 8, 128, (1024, 4096)),
+    "accelerator": Scale(_FULL, 32, 1024, (65_536, 131_072, 262_144), "bfloat16", steps=10),
+}
+
+
+def one_device() -> jax.sharding.Mesh:
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def verdict(passed: bool, said: str, **numbers: Any) -> Result:
+    return {"passed": bool(passed), "said": said, "numbers": numbers}
