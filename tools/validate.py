@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 _SEVERAL = ("GPU-05", "GPU-06")  # steps that need more than one device
-_LIMIT = 600  # seconds of such a step on pretended devices, which take a tenth of that
+_LIMIT = 600  # seconds of such a step on pretended devices, eight times what it takes on two cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,12 +21,13 @@ Speeds = dict[str, float]  # tokens a second
 
 
 def throughput(scale: Scale) -> Result:
-    """Throughput: training at 0.05 to 0.9 of the forward speed, half of it left in large batches.
+    """Throughput: training at 0.05 to 0.8 of the forward speed, half of it left in large batches.
 
     By base and batch_tokens, of the forward pass to its loss and of the train step. A step does
-    that pass and, backward, about twice its work, so that a quarter to a half is due: at more there
-    is no backward pass, at less something other than computing. From the smallest batch to the
-    largest a speed falls by half at most, and nothing compiles while it is timed.
+    that pass and, backward, about twice its work: it has 0.2 to 0.55 of the speed on a CPU, and
+    0.85 or more where the backward pass is missing; under 0.05 it does something else than compute.
+    From the smallest batch to the largest a speed falls by half at most, and nothing compiles
+    while it is timed.
     """
     numbers, wrong = {}, []
     for name in scale.bases:
@@ -48,7 +49,7 @@ def faults(rows: dict[int, Speeds], compiled: int = 0) -> list[str]:
     wrong = ["compiles while timed"] * (compiled > 0)
     for tokens, row in rows.items():
         share = row["train_tokens_per_s"] / row["forward_tokens_per_s"]
-        if not 0.05 <= share <= 0.9:  # nan is not
+        if not 0.05 <= share <= 0.8:  # nan is not
             wrong.append(f"{tokens} trains at {share:.2f} of the forward's speed")
     for which in ("forward_tokens_per_s", "train_tokens_per_s"):
         small, large = rows[min(rows)][which], rows[max(rows)][which]
