@@ -49,6 +49,7 @@ def test_a_second_process_is_told_who_holds_it(path, hold_lock):
         (f"process 1 on {socket.gethostname()}", ValueError),
         ("", TimeoutError),
     ],
+    ids=["elsewhere", "a container's before", "here", "unknown"],
 )
 def test_a_holder_of_another_machine_is_waited_for(path, monkeypatch, holder, error):
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.0)
