@@ -125,6 +125,12 @@ def local_path(name: str, value: str | os.PathLike) -> Path:
     return Path(value)
 
 
+def cache_folder() -> Path:
+    """$PSANN_JAX_CACHE, else ~/.cache/psann_jax."""
+    chosen = os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
+    return local_path("PSANN_JAX_CACHE", chosen).expanduser()
+
+
 def nearest(word: str, known: Any) -> str:
     """'; did you mean ...?' for the known word most like this one, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)

@@ -2,10 +2,9 @@
 
 import dataclasses
 import difflib
-import os
 import pathlib
 
-from psann_jax.fields import local_path
+from psann_jax.fields import cache_folder, local_path
 
 DOCUMENTS = ("auto", "file", "line")
 INVALID_UTF8 = ("keep", "error")
@@ -91,8 +90,7 @@ class DataConfig:
         """The folder that holds one sub-folder for each prepared corpus."""
         if self.cache_dir:
             return local_path("data.cache_dir", self.cache_dir).expanduser()
-        chosen = os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
-        return local_path("PSANN_JAX_CACHE", chosen).expanduser()
+        return cache_folder()
 
 
 def _check_sources(value: object) -> None:

@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from psann_jax.fields import local_path
+from psann_jax.fields import cache_folder
 
 # M_MMAP_MAX: no separate mappings; M_TRIM_THRESHOLD: nothing back, ever (the largest number
 # would give back all above 2 GiB); M_ARENA_MAX: one heap.
@@ -22,12 +22,6 @@ MADV_HUGEPAGE = 14
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy")
 
 _log = logging.getLogger("psann_jax.run")
-
-
-def cache_folder() -> Path:
-    """$PSANN_JAX_CACHE, else ~/.cache/psann_jax."""
-    chosen = os.environ.get("PSANN_JAX_CACHE") or "~/.cache/psann_jax"
-    return local_path("PSANN_JAX_CACHE", chosen).expanduser()
 
 
 def set_up() -> None:

@@ -12,6 +12,7 @@ from psann_jax.config import to_json
 from psann_jax.data import CorpusMeta, prepare
 from psann_jax.run.sweep import EVALUATED, Job
 from psann_jax.run.sweep_result import Result
+from psann_jax.run.workdir import identity
 
 _FREE = ("cache_dir", "order")  # settings of data that change no row
 
@@ -72,5 +73,4 @@ def _settings(data: dict[str, Any]) -> str:
 
 def _digests(meta: CorpusMeta) -> dict[str, str]:
     """As data.json of a workdir has them."""
-    parts = {"train": meta.train, "val": meta.val}
-    return {f"{name}_sha256": part.sha256 for name, part in parts.items() if part}
+    return {name: str(of) for name, of in identity(meta).items() if name.endswith("_sha256")}

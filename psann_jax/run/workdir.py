@@ -151,7 +151,7 @@ class Workdir:
         """Raises ValueError where the rows are not those that the run began with."""
         if not self.data.exists():
             return
-        old, new = json.loads(self.data.read_text()), _identity(meta)
+        old, new = json.loads(self.data.read_text()), identity(meta)
         if changed := [n for n in new if old.get(n) != new[n]]:
             said = ", ".join(f"{n} {old.get(n)} -> {new[n]}" for n in changed)
             raise ValueError(
@@ -212,14 +212,14 @@ class Workdir:
                 part = self.tokenizer.with_suffix(".part")
                 corpus.tokenizer.save(part)
                 part.rename(self.tokenizer)
-            identity = {"texts_in_memory": texts_in_memory, **_identity(corpus.meta)}
-            _replace(self.data, json.dumps(identity, indent=2) + "\n")
+            described = {"texts_in_memory": texts_in_memory, **identity(corpus.meta)}
+            _replace(self.data, json.dumps(described, indent=2) + "\n")
             write_description(self.environment)
         except OSError as error:
             raise self._unwritable(error) from None
 
 
-def _identity(meta: CorpusMeta) -> dict[str, int | str]:
+def identity(meta: CorpusMeta) -> dict[str, int | str]:
     """What tells one corpus from another without its text: counts, and a digest of the rows."""
     parts = {"train": meta.train, "val": meta.val}
     return {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from psann_jax import bases
-from psann_jax.infer.decode import _generate, decoding_model, generate
+from psann_jax.infer.decode import _generate, _rounded, decoding_model, generate
 from psann_jax.infer.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -67,6 +67,13 @@ def test_positions_and_dilations_decode_in_batches_too(tiny, name):
     two = [PROMPTS[0], PROMPTS[3]]
     together = generate(model, two, max_new_tokens=NEW, sampling=GREEDY)
     assert together == [_by_hand(model, p) for p in two]
+
+
+def test_lengths_are_rounded_to_few_that_waste_a_third_at_most():
+    rounded = [_rounded(n) for n in range(33, 2000)]
+    assert sorted(set(rounded)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
+    assert all(n <= r <= 2 * n for n, r in zip(range(33, 2000), rounded, strict=True))
+    assert all(r < 1.5 * n for n, r in zip(range(65, 2000), rounded[32:], strict=True))
 
 
 def test_a_row_ends_before_its_eos_and_the_others_go_on(greedy):

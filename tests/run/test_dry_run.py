@@ -54,6 +54,15 @@ def test_bytes_of_a_device_are_those_of_the_arrays_on_it(name, mesh):
     assert said.optimizer_bytes == on_a_device(state.opt_state)
 
 
+def test_offloaded_moments_leave_room_but_for_the_update():
+    near = _config("respsann")
+    far = dataclasses.replace(near, optimizer=dataclasses.replace(near.optimizer, offload=True))
+    a, b = estimate(near), estimate(far)
+    assert a.fixed_bytes - b.fixed_bytes == a.optimizer_bytes == b.optimizer_bytes
+    assert b.rows_that_fit(b.update_bytes - 1) == 0
+    assert "in the host's memory until the update" in b.table()
+
+
 def test_xla_needs_no_less_than_the_estimate_and_not_much_more():
     # The batch itself, and what is held while a layer is worked on, are no part of the estimate.
     config = _config(d_model=64)

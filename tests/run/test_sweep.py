@@ -256,6 +256,16 @@ def test_a_result_of_another_config_is_refused(swept):
         other.result()
 
 
+def test_a_result_from_before_a_field_was_there_stays_good(sweep):
+    job = next(sweep.jobs())
+    job.result_path.parent.mkdir(parents=True)
+    job.keep({"value": 1.0})
+    result = json.loads(job.result_path.read_text())
+    del result["config"]["optimizer"]["offload"]
+    job.result_path.write_text(json.dumps(result))
+    assert job.result()["value"] == 1.0
+
+
 def test_a_result_of_an_earlier_format_counts_as_none(sweep):
     job = next(sweep.jobs())
     job.result_path.parent.mkdir(parents=True)

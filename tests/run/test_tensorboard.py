@@ -12,7 +12,6 @@ ROWS = [
 
 def read(folder):
     """{(tag, step): value}, and the steps from which on earlier values are hidden."""
-    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
     from tensorboardX.proto.event_pb2 import Event
 
     found, hidden = {}, []
