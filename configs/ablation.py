@@ -1,0 +1,42 @@
+"""The ResPSANN that the ablations vary: 96/4/3/384, rows of 128 tokens, 2 M tokens a run.
+
+Cost: 0.84 M parameters at vocabulary 2,048; 2,048 tokens a step, 1,000 steps. Hardware: any; about
+two minutes on one CPU core. TEXT in the environment is what to train on, the text that every
+Python carries without it.
+
+  TEXT=path/to/tiny_books.txt.xz python -m psann_jax sweep experiments/sine/sweep.py
+"""
+
+import os
+
+from psann_jax import bases
+from psann_jax.config import Config
+from psann_jax.data import DataConfig
+from psann_jax.train.config import TrainConfig
+from psann_jax.train.optimizer import OptimizerConfig
+
+VOCABULARY = 2_048
+SIZES = {"d_model": 96, "n_layers": 4, "n_heads": 3}
+HIDDEN = 384
+
+
+def get_config() -> Config:
+    text = os.environ.get("TEXT")
+    return Config(
+        base=bases.get("respsann")(d_mlp=HIDDEN, **SIZES),
+        data=DataConfig(
+            sources=(text,) if text else (), vocab_size=VOCABULARY, max_length=128, val_split=0.01
+        ),
+        optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.1),
+        train=TrainConfig(
+            steps=1_000,
+            batch_tokens=2_048,
+            log_interval_steps=50,
+            eval_interval_steps=250,
+            eval_batches=32,
+            save_interval_steps=250,
+            keep_checkpoints=1,
+            sample_tokens=0,
+        ),
+        workdir="runs/ablation",
+    )
