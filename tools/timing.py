@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import datetime
 import os
-from pathlib import Path
 import platform
 import time
 from typing import Any
@@ -12,6 +11,8 @@ import flax
 import jax
 import numpy as np
 import optax
+
+from psann_jax.run.environment import processor
 
 SETTLE = 0.01  # seconds between turns, in which the last one's spinning threads fall asleep
 
@@ -77,14 +78,7 @@ def machine() -> dict[str, Any]:
             "optax": optax.__version__,
         },
         "device": jax.devices()[0].device_kind,
-        "processor": _processor(),
+        "processor": processor(),
         "load": os.getloadavg(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()

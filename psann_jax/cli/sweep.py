@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="N runs at once, each in a process of its own that sees one GPU, if there are any",
     )
     parser.add_argument("--table", action="store_true", help="run nothing, only compare")
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        help="where tables, pictures and figures of each run go (default: the sweep's folder)",
+    )
     # Of a process of --parallel: its VARIANT-SEED, and the process that started it.
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
@@ -72,7 +77,7 @@ def _sweep(args: argparse.Namespace, stop: StopSignal) -> None:
         failed = run_in_processes(to_run, args.parallel, lambda job: _command(args, job))
     else:
         failed = _in_turn(to_run, stop)
-    _compare(sweep, _done(jobs), failed)
+    _compare(sweep, _done(jobs), failed, args.report)
     return None
 
 
@@ -80,11 +85,13 @@ def _done(jobs: "Sequence[Job]") -> list[dict[str, Any]]:
     return [result for job in jobs if (result := job.result()) is not None]
 
 
-def _compare(sweep: "Sweep", results: list[dict[str, Any]], failed: list[str]) -> None:
+def _compare(
+    sweep: "Sweep", results: list[dict[str, Any]], failed: list[str], report: str | None
+) -> None:
     from psann_jax.run.sweep_report import write_summary
 
     if results:
-        print(write_summary(sweep, results), flush=True)
+        print(write_summary(sweep, results, Path(report) if report else None), flush=True)
     if failed:
         more = f"; and {len(failed) - 1} more" if failed[1:] else ""
         raise ValueError(f"{failed[0]}{more}; start it again to go on")

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -81,8 +82,9 @@ def _use_huge_pages(libc: ctypes.CDLL) -> None:
 
 
 def describe() -> dict[str, object]:
-    """Versions, devices and command of this process, for env.json."""
+    """Date, versions, devices and command of this process, for env.json."""
     return {
+        "date": datetime.date.today().isoformat(),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -92,8 +94,18 @@ def describe() -> dict[str, object]:
         "device_kind": jax.devices()[0].device_kind,
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
+        "processor": processor(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def processor() -> str:
+    """The CPU cores that this process may use, by the name that Linux has for them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} x {names[0] if names else platform.processor()}"
 
 
 def code_digest() -> str:

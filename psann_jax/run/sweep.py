@@ -19,7 +19,7 @@ EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
 # Names of metrics.jsonl that are the lower the better.
 METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
 TIMINGS = ("tokens_per_s", "step_seconds")  # of a result: two starts of one run differ in these
-_FORMAT = 2  # of result.json; a run with another one is looked at again, from its checkpoint
+_FORMAT = 3  # of result.json; a run with another one is looked at again, from its checkpoint
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """What a sweep found: summary.json, summary.csv, leaderboard.md, and two pictures.
 
-The speeds, run.sweep.TIMINGS, are measured; all else is the same however often a sweep was broken.
+Speeds, run.sweep.TIMINGS, and the dates of runs are of the last start; all else is the same however
+often a sweep was broken.
 """
 
 import collections
@@ -24,8 +25,10 @@ _COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "param
 _COLUMNS += (*TIMINGS, "base", "device", "code")
 
 
-def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
+def write_summary(sweep: Sweep, results: Sequence[Result], folder: Path | None = None) -> str:
     """Writes the tables and pictures of the runs that are done; gives the table.
+
+    They go to the sweep's own folder; to another one together with what each run came to.
 
     Raises:
       ValueError: the runs are of different texts.
@@ -34,13 +37,16 @@ def write_summary(sweep: Sweep, results: Sequence[Result]) -> str:
     results = [measured(result, sweep.metric) for result in results]
     rows = compare(_values(results), sweep.compared_with)
     table = leaderboard(rows, results, sweep.metric, sweep.compared_with)
-    folder = sweep.folder
+    if folder:
+        _keep_runs(results, folder / "runs")
+    folder = folder or sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "metric": sweep.metric,
         "baseline": sweep.compared_with,
         "confidence": CONFIDENCE,
         "timings": TIMINGS,
+        "machines": _machines(results),
         "variants": [_finite(dataclasses.asdict(row)) for row in rows],
         "runs": [_finite({key: r[key] for key in _COLUMNS}) for r in results],
     }
@@ -92,6 +98,20 @@ def _versions(results: Sequence[Result]) -> list[str]:
         return []
     said = "; ".join(f"{code[:8]}: {', '.join(names)}" for code, names in runs.items())
     return ["", f"The code changed between these runs, by its digest: {said}."]
+
+
+def _machines(results: Sequence[Result]) -> list[Result]:
+    """Date, processor and packages of the runs, each once."""
+    found = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in results}
+    return [found[key] for key in sorted(found)]
+
+
+def _keep_runs(results: Sequence[Result], folder: Path) -> None:
+    """A file for each run, VARIANT-SEED.json: config, curve, text, machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        name = f"{result['variant']}-{result['seed']}.json"
+        (folder / name).write_text(json.dumps(_finite(result)) + "\n")
 
 
 def _values(results: Sequence[Result]) -> dict[str, dict[int, float]]:

@@ -63,7 +63,7 @@ def _figures(workdir: Workdir) -> Result:
     """What the files of a run say of it."""
     rows, base = read_metrics(workdir.metrics), workdir.saved_config().base
     model = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
-    data = json.loads(workdir.data.read_text())
+    data, around = (json.loads(p.read_text()) for p in (workdir.data, workdir.environment))
     figures = {
         "train_loss": rows[-1]["loss"] if rows else None,
         "parameters": parameter_count(model),
@@ -73,6 +73,7 @@ def _figures(workdir: Workdir) -> Result:
         "curve": [{k: row[k] for k in ("step", *METRICS) if k in row} for row in rows],
         "base": bases.name_of(base),
         "device": jax.devices()[0].device_kind,
+        "machine": {name: around[name] for name in ("date", "processor", "packages")},
         "data": {name: data[name] for name in data if name.endswith("_sha256")},
     }
     return _plain(figures)

@@ -1,6 +1,7 @@
 """The verb sweep: runs in turn or in processes, stopped as one; and files that make no sweep."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 import signal
@@ -34,7 +35,7 @@ def get_sweep():
 )
 FIGURES = {"diverged": None, "train_loss": 2.0, "parameters": 9, "tokens": 8, "tokens_per_s": 1.0}
 FIGURES |= {"step_seconds": 1.0, "base": "waveresnet", "device": "cpu", "code": "c", "data": {}}
-FIGURES |= {"curve": [{"step": 1, "val_bits_per_byte": 3.0}]}
+FIGURES |= {"curve": [{"step": 1, "val_bits_per_byte": 3.0}], "machine": {"date": "2026-11-22"}}
 
 
 @pytest.fixture
@@ -65,6 +66,17 @@ def test_only_some_variants_run_and_all_that_are_done_are_compared(sweep, capsys
     assert "| b | 1 | 3.0000 |" in capsys.readouterr().out
     assert sweep(lambda job: None) == (0, ["a", "c"])
     assert len(capsys.readouterr().out.strip().splitlines()) == 2 + 3
+
+
+def test_a_report_has_the_tables_and_the_figures_of_each_run(sweep):
+    assert sweep(lambda job: None, "--report", "results") == (0, ["a", "b", "c"])
+    results = Path("results")
+    names = {"summary.json", "summary.csv", "leaderboard.md", "means.png", "curves.png", "runs"}
+    assert {path.name for path in results.iterdir()} == names
+    assert json.loads((results / "summary.json").read_text())["machines"] == [FIGURES["machine"]]
+    assert {path.name for path in (results / "runs").iterdir()} == {f"{n}-0.json" for n in "abc"}
+    found = json.loads((results / "runs" / "a-0.json").read_text())
+    assert found["curve"] == FIGURES["curve"] and found["config"]["train"]["seed"] == 0
 
 
 def test_an_unknown_variant_is_named(sweep, capsys):
