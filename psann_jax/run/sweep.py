@@ -13,11 +13,9 @@ from typing import Any
 from psann_jax import bases
 from psann_jax.config import Config, checked, from_json, leaves, nearest, to_json
 from psann_jax.fields import is_whole, local_path
+from psann_jax.run.figures import EVALUATED, METRICS
 
 RESULT = "result.json"
-EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
-# Names of metrics.jsonl that are the lower the better.
-METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
 TIMINGS = ("tokens_per_s", "step_seconds")  # of a result: two starts of one run differ in these
 _FORMAT = 3  # of result.json; a run with another one is looked at again, from its checkpoint
 

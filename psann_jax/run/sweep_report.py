@@ -15,12 +15,11 @@ import statistics
 from typing import Any
 
 from psann_jax.evals.comparison import CONFIDENCE, Compared, compare
-from psann_jax.evals.figure import empty_figure
+from psann_jax.evals.figure import empty_figure, line_style
 from psann_jax.run.sweep import TIMINGS, Sweep
 from psann_jax.run.sweep_result import Result, measured
 from psann_jax.run.sweep_text import refuse_mixed_text, seen_by
 
-_STYLES = ("-", "--", ":", "-.")
 _COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "parameters", "tokens")
 _COLUMNS += (*TIMINGS, "base", "device", "code")
 
@@ -160,8 +159,7 @@ def _plot_curves(results: Sequence[Result], sweep: Sweep, path: Path) -> None:
                 points[row["step"]].append(row[sweep.metric])
         steps = sorted(points)
         means = [statistics.fmean(points[step]) for step in steps]
-        style = {"linestyle": _STYLES[i % 4], "color": str(0.2 * (i // 4 % 4))}
-        axes.plot(steps, means, label=name, marker="o", markersize=3, **style)
+        axes.plot(steps, means, label=name, marker="o", markersize=3, **line_style(i))
     axes.set_xlabel("step")
     axes.set_ylabel(sweep.metric)
     axes.grid(color="0.9")

@@ -18,10 +18,11 @@ from psann_jax import bases
 from psann_jax.cli import verbs
 from psann_jax.config import Config, to_json
 from psann_jax.data import DataConfig
+from psann_jax.run.figures import METRICS, over_all_steps
 from psann_jax.run.report import Report
-from psann_jax.run.sweep import METRICS, TIMINGS, Sweep, with_fields
+from psann_jax.run.sweep import TIMINGS, Sweep, with_fields
 from psann_jax.run.sweep_report import write_summary
-from psann_jax.run.sweep_result import measured, over_all_steps, run_job
+from psann_jax.run.sweep_result import measured, run_job
 from psann_jax.run.sweep_text import refuse_other_text
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.config import TrainConfig
