@@ -41,13 +41,14 @@ def write_report(paths: Sequence[str | os.PathLike], folder: Path, x: str = "tok
         if name in runs:
             raise ValueError(f"two runs are called {name}; rename the folder of one of them")
         runs[name] = workdir
+    configs = {name: to_json(workdir.saved_config()) for name, workdir in runs.items()}
     curves = {name: curve(workdir) for name, workdir in runs.items()}
     found = {name: summary(workdir) for name, workdir in runs.items()}
-    for name, workdir in runs.items():
+    for name in runs:
         own = folder / name
         own.mkdir(parents=True, exist_ok=True)
         (own / "metrics.json").write_text(json.dumps(found[name], indent=1) + "\n")
-        (own / "config_used.json").write_text(to_json(workdir.saved_config()))
+        (own / "config_used.json").write_text(configs[name])
     with (folder / "curves.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         writer.writeheader()
