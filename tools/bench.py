@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 import bench_attention
+import bench_cache
 import bench_checkpoint
 import bench_collectives
 import bench_data
@@ -43,6 +44,7 @@ MODULES = (
     bench_start,
     bench_data,
     bench_decode,
+    bench_cache,
     bench_checkpoint,
     bench_collectives,
     bench_kernels,
