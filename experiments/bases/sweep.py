@@ -21,7 +21,7 @@ from psann_jax.model import LM, parameter_count
 from psann_jax.run.sweep import Sweep
 
 RATES: dict[str, float] = {}  # variant -> the best of the search; the config's for what is not here
-TRIED = (2e-3, 4e-3, 8e-3)
+TRIED = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
 def models() -> dict[str, Base]:
