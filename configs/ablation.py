@@ -7,11 +7,16 @@ Python carries without it.
   TEXT=path/to/tiny_books.txt.xz python -m psann_jax sweep experiments/sine/sweep.py
 """
 
+import dataclasses
 import os
+
+from flax import nnx
+import jax
 
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
+from psann_jax.model import LM, parameter_count
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import OptimizerConfig
 
@@ -40,3 +45,21 @@ def get_config() -> Config:
         ),
         workdir="runs/ablation",
     )
+
+
+def matched(name: str, **fields) -> bases.Base:
+    """A base of another kind as large as the one above, within 1 %, by the width of its MLP."""
+
+    def sized(d_mlp: int) -> bases.Base:
+        return bases.get(name)(d_mlp=d_mlp, **{**SIZES, **fields})
+
+    size = parameters(get_config().base)
+    less, more = parameters(sized(HIDDEN // 2)), parameters(sized(HIDDEN))
+    width = HIDDEN / 2 + (size - less) * (HIDDEN / 2) / (more - less)
+    return sized(8 * round(width / 8))
+
+
+def parameters(base: bases.Base) -> int:
+    """How many a model of the base has."""
+    whole = dataclasses.replace(base, vocab_size=VOCABULARY)
+    return parameter_count(jax.eval_shape(lambda: LM(whole, rngs=nnx.Rngs(0))))

@@ -11,13 +11,8 @@ tokens a run; RATES has the best of each. Then three seeds: 27 runs of 2 M token
 import dataclasses
 import os
 
-from flax import nnx
-import jax
-
-from configs.ablation import HIDDEN, SIZES, VOCABULARY, get_config
-from psann_jax import bases
+from configs.ablation import get_config, matched
 from psann_jax.bases import Base
-from psann_jax.model import LM, parameter_count
 from psann_jax.run.sweep import Sweep
 
 RATES: dict[str, float] = {}  # variant -> the best of the search; the config's for what is not here
@@ -26,34 +21,18 @@ TRIED = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
 def models() -> dict[str, Base]:
     """A base of each kind, of the same size."""
-    size = parameters(bases.get("respsann")(d_mlp=HIDDEN, **SIZES))
-    modern = {"mlp_activation": "swiglu", "norm": "rms"}
     return {
-        "respsann": matched(size, "respsann"),
-        "sgrpsann": matched(size, "sgrpsann"),
-        "waveresnet": matched(size, "waveresnet"),
-        "geosparse": matched(size, "geosparse"),
-        "transformer": matched(size, "transformer"),
-        "modern": matched(size, "transformer", **modern),
+        "respsann": matched("respsann"),
+        "sgrpsann": matched("sgrpsann"),
+        "waveresnet": matched("waveresnet"),
+        "geosparse": matched("geosparse"),
+        "transformer": matched("transformer"),
+        "modern": matched("transformer", mlp_activation="swiglu", norm="rms"),
         # Their mixers have more parameters than attention: one block less leaves an MLP its share.
-        "rwkv6": matched(size, "rwkv6", n_layers=3),
-        "mamba2": matched(size, "mamba2"),
-        "groundthink": matched(size, "groundthink", n_layers=3),
+        "rwkv6": matched("rwkv6", n_layers=3),
+        "mamba2": matched("mamba2"),
+        "groundthink": matched("groundthink", n_layers=3),
     }
-
-
-def parameters(base: Base, vocabulary: int = VOCABULARY) -> int:
-    """How many a model of the base has."""
-    sized = dataclasses.replace(base, vocab_size=vocabulary)
-    return parameter_count(jax.eval_shape(lambda: LM(sized, rngs=nnx.Rngs(0))))
-
-
-def matched(size: int, name: str, **fields) -> Base:
-    """A base whose MLP is as wide as gives it `size` parameters, to a multiple of 8."""
-    make = bases.get(name)
-    less, more = (parameters(make(d_mlp=d, **{**SIZES, **fields})) for d in (192, 384))
-    width = 192 + (size - less) * 192 / (more - less)
-    return make(d_mlp=8 * round(width / 8), **{**SIZES, **fields})
 
 
 def get_sweep() -> Sweep:
