@@ -17,6 +17,7 @@ from trainer import Trainer, packed, program_bytes, random_tokens
 
 from psann_jax import bases
 from psann_jax.bases import Base
+from psann_jax.nn.sine import SineConfig
 from psann_jax.ops.cross_entropy import linear_cross_entropy
 from psann_jax.run.dry_run import saved_bytes
 from psann_jax.run.memory import memory_bytes
@@ -48,6 +49,29 @@ def by_base(args: argparse.Namespace) -> dict[str, Any]:
     rows = {name: trainers[name].row(s, machine) for name, s in seconds.items()}
     first, *others = seconds
     ratios = {f"ratio {name} / {first}": ratio(seconds[name], seconds[first]) for name in others}
+    return {"results": machine | rows, **ratios}
+
+
+def by_activation(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step of ResPSANN with all of the sine learned, with none, and with a GELU."""
+    sizes = sizes_of(args)
+    learned = base_of("respsann", sizes, args.dtype)
+    fixed = dataclasses.replace(learned, sine=SineConfig(learnable=()))
+    cases = {
+        "learned sine": learned,
+        "fixed sine": fixed,
+        "gelu": base_of("respsann", sizes, args.dtype, mlp_activation="gelu"),
+    }
+    batch = packed(random_tokens(sizes))
+    trainers = {name: Trainer(base, batch) for name, base in cases.items()}
+    machine = limits.measured(args)
+    seconds = take_turns(
+        {n: t.variant(args.window) for n, t in trainers.items()}, args.n, args.warmup
+    )
+    rows = {name: trainers[name].row(s, machine) for name, s in seconds.items()}
+    learned_s = seconds["learned sine"]
+    others = ("fixed sine", "gelu")
+    ratios = {f"ratio learned sine / {n}": ratio(learned_s, seconds[n]) for n in others}
     return {"results": machine | rows, **ratios}
 
 
@@ -196,6 +220,10 @@ BENCHMARKS = {
     "B6": Benchmark(
         by_depth,
         {**SMALL, "layers": By((1, 2), (2, 4, 8), (2, 4, 8, 16, 32)), "batch": By(0, 0, 16)},
+    ),
+    "activations": Benchmark(
+        by_activation,
+        {**FLAGS, "config": By("tiny", "d256", "S"), "n": By(2, 30, 20)},
     ),
     "step-memory": Benchmark(
         step_memory,

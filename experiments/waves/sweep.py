@@ -3,8 +3,8 @@
     TEXT=path/to/text.txt.xz python -m psann_jax sweep experiments/waves/sweep.py
 
 A WaveResNet as large as the ResPSANN of configs/ablation.py, with other kernels, with dilations
-that double from layer to layer, and without the wave; each with as many parameters, within 1 %, by the
-width of its MLP. Three seeds: 18 runs of 2 M tokens.
+that double from layer to layer, and without the wave; each with as many parameters, within 1 %, by
+the width of its MLP. Three seeds: 18 runs of 2 M tokens.
 """
 
 import dataclasses

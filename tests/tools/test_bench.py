@@ -65,6 +65,8 @@ def test_rows_have_shares_of_what_the_same_process_measured():
         (["B14"], "psann_jax", "tokens_per_s"),
         (["B16"], "stall", "steps_lost"),
         (["B18"], "cross-entropy forward+backward", "of_gemm"),
+        (["activations"], "fixed sine", "tokens_per_s"),
+        (["kv-cache"], "no cache, row by row", "tokens_per_s"),
         (["sparse"], "shifts forward+backward", "median_s"),
         (["scans", "--op", "ssd", "--decays", "strong"], "chunk 16", "ns_per_head_token"),
     ],
