@@ -1,0 +1,88 @@
+"""The sweeps of the experiments: whole, of equal sizes, and those that the results came from."""
+
+import dataclasses
+import json
+from pathlib import Path
+import runpy
+
+import pytest
+
+from psann_jax.cli.sweep import load_sweep
+from psann_jax.config import from_json, leaves, to_json
+from psann_jax.run.sweep_report import write_summary
+from psann_jax.run.sweep_result import run_job
+
+ROOT = Path(__file__).parent.parent
+SWEEPS = ("sine/sweep.py", "sine/start.py", "bases/sweep.py", "waves/sweep.py")
+ALL = (*SWEEPS, "tokenizers/sweep.py")
+RESULTS = sorted(ROOT.glob("experiments/*/*/summary.json"))
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Where the commands of the experiments are given."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delenv("TEXT", raising=False)
+    monkeypatch.delenv("SEARCH", raising=False)
+
+
+def _sweep(file):
+    return load_sweep(str(ROOT / "experiments" / file))
+
+
+@pytest.mark.parametrize("file", ALL)
+def test_a_sweep_has_three_seeds_of_each_variant(file):
+    sweep = _sweep(file)
+    assert len(list(sweep.jobs())) == 3 * len(sweep.variants) >= 18
+    assert sweep.compared_with in sweep.variants
+
+
+@pytest.mark.parametrize("file", SWEEPS)
+def test_its_models_have_equal_parameters_within_a_hundredth(file):
+    count = runpy.run_path(str(ROOT / "configs" / "ablation.py"))["parameters"]
+    jobs = [job for job in _sweep(file).jobs() if job.seed == 0]
+    counts = {job.variant: count(job.config.base) for job in jobs}
+    middle = count(runpy.run_path(str(ROOT / "configs" / "ablation.py"))["get_config"]().base)
+    assert {name: n for name, n in counts.items() if abs(n / middle - 1) > 0.01} == {}
+
+
+@pytest.mark.parametrize("file", SWEEPS[:3:2])
+def test_a_search_tries_rates_with_one_seed(file, monkeypatch):
+    monkeypatch.setenv("SEARCH", "1")
+    sweep = _sweep(file)
+    jobs = list(sweep.jobs())
+    assert len(jobs) == len(sweep.variants) >= 20 and jobs[0].config.train.steps == 300
+    assert len({job.config.optimizer.learning_rate for job in jobs}) == 4
+
+
+def _file_of(results):
+    name = "sweep.py" if results.parent.name == "results" else f"{results.parent.name}.py"
+    return f"{results.parent.parent.name}/{name}"
+
+
+@pytest.mark.parametrize("results", RESULTS, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_results_are_of_the_sweep_as_it_stands(results):
+    """All of its runs, with its configs but for the text, which a clone lacks."""
+    jobs = {job.name: job.config for job in _sweep(_file_of(results)).jobs()}
+    runs = {path.stem: json.loads(path.read_text()) for path in results.parent.glob("runs/*.json")}
+    assert runs.keys() == jobs.keys()
+    for name, run in runs.items():
+        found, asked = from_json(json.dumps(run["config"])), leaves(jobs[name])
+        asked["data.sources"] = found.data.sources
+        assert leaves(found) == asked, name
+
+
+def test_a_small_share_runs_to_its_table(tmp_path, monkeypatch):
+    """Two of the sine ablation's variants, small, for two steps, on the text of this Python."""
+    monkeypatch.setenv("TEXT", str(tmp_path / "text.txt"))
+    (tmp_path / "text.txt").write_text("\n".join(f"the sine wave number {i}" for i in range(400)))
+    sweep = _sweep("sine/sweep.py")
+    small = {"base.d_model": 12, "base.n_layers": 1, "base.d_mlp": 24, "data.tokenizer": "char"}
+    small |= {"data.document": "line", "data.max_length": 32, "data.cache_dir": str(tmp_path)}
+    small |= {"train.steps": 2, "train.batch_tokens": 64, "train.eval_batches": 1}
+    variants = {name: {**sweep.variants[name], **small} for name in ("A-f-d", "gelu")}
+    config = dataclasses.replace(sweep.config, workdir=str(tmp_path / "sweep"))
+    sweep = dataclasses.replace(sweep, config=config, variants=variants, seeds=(0,))
+    results = [run_job(job) for job in sweep.jobs()]
+    assert "| gelu | 1 |" in write_summary(sweep, results)
+    assert from_json(to_json(config)).optimizer.learning_rate == 4e-3

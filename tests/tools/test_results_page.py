@@ -1,0 +1,51 @@
+"""The page of results says what the records say, and what is left to run."""
+
+import csv
+import json
+from pathlib import Path
+import shutil
+
+from claims import Records
+import results_page
+
+ROOT = Path(results_page.ROOT)
+
+
+def test_without_records_every_part_names_its_command(tmp_path):
+    text = results_page.page(tmp_path)
+    assert text.count("**Not run.**") == len(results_page.SWEEPS) + 5
+    assert "sweep experiments/sine/sweep.py --report experiments/sine/results" in text
+
+
+def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
+    committed = (ROOT / results_page.PAGE).read_text()
+    assert results_page.page(ROOT, committed) == committed
+    results_page.write_plan(Records(ROOT), tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (ROOT / results_page.PLAN / path.name).read_text()
+
+
+def test_a_sweep_has_its_table_its_machine_and_its_result(tmp_path):
+    folder = tmp_path / "experiments" / "sine"
+    (folder / "results").mkdir(parents=True)
+    machine = {"date": "2026-11-22", "processor": "2 x CPU", "packages": {"jax": "0.10"}}
+    run = {"variant": "gelu", "seed": 0, "value": 2.5}
+    summary = {"machines": [machine], "runs": [run, {**run, "seed": 1}]}
+    (folder / "results" / "summary.json").write_text(json.dumps(summary))
+    (folder / "results" / "leaderboard.md").write_text("| gelu | 2.5 |\n")
+    (folder / "README.md").write_text("# Sines\n\n**Result.** None is\nbetter.\n\nMore.\n")
+    text = results_page.page(tmp_path)
+    assert "None is\nbetter.\n\n`TEXT=" in text and "More." not in text
+    assert "2 runs, seeds 0, 1; 2026-11-22, 2 x CPU, jax 0.10" in text
+    assert "| gelu | 2.5 |" in text and "experiments/sine/results/means.png" in text
+
+
+def test_the_tables_of_the_plan_have_its_names(tmp_path):
+    shutil.copytree(ROOT / "reports", tmp_path / "reports")
+    results_page.write_plan(Records(tmp_path), tmp_path / "plan")
+    with (tmp_path / "plan" / "throughput.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"base", "batch_tokens", "tokens_per_s", "timestamp"} <= rows[0].keys()
+    assert {row["base"] for row in rows} >= {"respsann", "waveresnet", "geosparse"}
+    memory = json.loads((tmp_path / "plan" / "memory.json").read_text())
+    assert [row["grad_checkpoint"] for row in memory] == [False, False, True, True]
