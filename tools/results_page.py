@@ -5,16 +5,13 @@ result are taken over. What was not run is marked so, with the command that will
 tables of the benchmark plan that follow from other records: throughput.csv and memory.json.
 """
 
-import csv
-import io
-import json
 from pathlib import Path
 import re
-from typing import Any
 
 import claims
 import compare_tokenizers
 from performance_page import by_hand
+from results_plan import memory, throughput, write_plan
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLAN = Path("docs/results.md"), Path("reports/plan")
@@ -38,7 +35,6 @@ tokenizer changes them. A sweep's models have 0.84 M parameters and see 2 M toke
 which of two is better at that size, and not what either comes to at another. ± is the 95 % interval
 of Student's t over the seeds, p that of the paired t-test against the variant named above it.
 """
-Record = dict[str, Any]
 
 
 def page(root: Path, before: str = "") -> str:
@@ -86,7 +82,7 @@ def readme_result(root: Path, file: str, results: str) -> str:
     return found[1].strip() if found else ""
 
 
-def _machine(machine: Record) -> str:
+def _machine(machine: claims.Record) -> str:
     return f"{machine['date']}, {machine['processor']}, jax {machine['packages']['jax']}"
 
 
@@ -111,82 +107,6 @@ def tiny_corpus(records: claims.Records) -> list[str]:
     parts += [f"`{command}`, then `python -m psann_jax plot runs/waveresnet`"]
     parts += ["\n".join(about), (folder / "report.md").read_text().strip()]
     return [*parts, "![losses and bits per byte over tokens](../reports/tiny_corpus/curves.png)"]
-
-
-def throughput(records: claims.Records) -> list[str]:
-    """BMRK-02, from the validation's throughput step."""
-    parts = ["## BMRK-02: tokens a second"]
-    command = (
-        "`python tools/validate.py --only GPU-03`, on an accelerator with 65,536 to 262,144 tokens"
-    )
-    rows = throughput_rows(records)
-    if not rows:
-        return [*parts, f"**Not run.** {command}"]
-    lines = ["| base | tokens a call | forward | training |", "|---|---:|---:|---:|"]
-    for row in rows:
-        lines.append(
-            f"| {row['base']} | {row['batch_tokens']:,} | {row['forward_tokens_per_s']:,.0f} "
-            f"| {row['train_tokens_per_s']:,.0f} |"
-        )
-    scale = f"At the scale of a CPU, {rows[0]['dtype']}; {rows[0]['timestamp']}."
-    return [*parts, f"{scale} At full size: **not run**; {command}.", "\n".join(lines)]
-
-
-def throughput_rows(records: claims.Records) -> list[Record]:
-    summary = records.read("reports/validation/summary.json") or {}
-    system = records.read("reports/validation/system.json") or {}
-    numbers = dict(summary.get("GPU-03", {}).get("numbers", {}))
-    dtype = numbers.pop("dtype", "")
-    rows = []
-    for name, speeds in numbers.items():
-        base, tokens = name.split()
-        about = {"timestamp": system.get("date", ""), "base": base, "batch_tokens": int(tokens)}
-        rows.append({**about, "dtype": dtype, **speeds})
-    return rows
-
-
-def memory(records: claims.Records) -> list[str]:
-    """BMRK-03, from the memory that XLA says the step of the small config needs."""
-    parts = ["## BMRK-03: memory of a train step"]
-    rows = memory_rows(records)
-    if not rows:
-        return [*parts, "**Not run.** `python tools/bench.py step-memory`"]
-    lines = ["| | program GB | of whole logits |", "|---|---:|---:|"]
-    for row in rows:
-        share = row["max_memory_mb"] / rows[0]["max_memory_mb"]
-        lines.append(f"| {row['what']} | {row['max_memory_mb'] / 1e3:.1f} | {share:.0%} |")
-    first = rows[0]
-    about = (
-        f"{first['base']} {first['d_model']}/{first['n_layers']}, {first['batch_tokens']:,} tokens "
-        f"a step, {first['amp']}: the figures of XLA's compiler for a CPU, {first['timestamp']}. "
-        "What the allocator of a GPU reports: **not run**; `tools/gpu_bench.sh 1`."
-    )
-    return [*parts, about, "\n".join(lines)]
-
-
-def memory_rows(records: claims.Records) -> list[Record]:
-    record = records.read("reports/performance/cpu/step-memory.json")
-    if record is None:
-        return []
-    sizes = record["config"]["sizes"][record["config"]["config"]]
-    about = {
-        "timestamp": record["date"],
-        "base": "respsann",
-        "d_model": sizes["d_model"],
-        "n_layers": sizes["n_layers"],
-        "batch_tokens": sizes["batch"] * sizes["length"],
-        "amp": record["config"]["dtype"],
-    }
-    return [
-        {
-            **about,
-            "what": what,
-            "grad_checkpoint": "remat" in what,
-            "max_memory_mb": round(row["program_bytes"] / 1e6, 1),
-            "loss": row["loss"],
-        }
-        for what, row in record["results"].items()
-    ]
 
 
 def tokenizers(records: claims.Records) -> list[str]:
@@ -237,21 +157,6 @@ def other_experiments(root: Path) -> list[str]:
             )
             parts.append(f"**[{title}](../experiments/{name}/README.md)** {said}".rstrip())
     return parts if parts[1:] else []
-
-
-def write_plan(records: claims.Records, folder: Path) -> None:
-    """throughput.csv and memory.json, with the names of the benchmark plan."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if rows := throughput_rows(records):
-        out = io.StringIO()
-        named = [{**row, "tokens_per_s": round(row["train_tokens_per_s"], 1)} for row in rows]
-        columns = ("timestamp", "base", "batch_tokens", "tokens_per_s", "dtype")
-        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(named)
-        (folder / "throughput.csv").write_text(out.getvalue())
-    if rows := memory_rows(records):
-        (folder / "memory.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import shutil
 
 from claims import Records
 import results_page
+import results_plan
 
 ROOT = Path(results_page.ROOT)
 
@@ -20,7 +21,7 @@ def test_without_records_every_part_names_its_command(tmp_path):
 def test_the_committed_page_is_that_of_the_committed_records(tmp_path):
     committed = (ROOT / results_page.PAGE).read_text()
     assert results_page.page(ROOT, committed) == committed
-    results_page.write_plan(Records(ROOT), tmp_path)
+    results_plan.write_plan(Records(ROOT), tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_text() == (ROOT / results_page.PLAN / path.name).read_text()
 
@@ -42,7 +43,7 @@ def test_a_sweep_has_its_table_its_machine_and_its_result(tmp_path):
 
 def test_the_tables_of_the_plan_have_its_names(tmp_path):
     shutil.copytree(ROOT / "reports", tmp_path / "reports")
-    results_page.write_plan(Records(tmp_path), tmp_path / "plan")
+    results_plan.write_plan(Records(tmp_path), tmp_path / "plan")
     with (tmp_path / "plan" / "throughput.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {"base", "batch_tokens", "tokens_per_s", "timestamp"} <= rows[0].keys()
