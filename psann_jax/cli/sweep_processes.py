@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.stop import EXIT_FAILED, MachineFailed, Preempted, StopSignal
 
 if TYPE_CHECKING:
     from psann_jax.run.sweep import Job
@@ -31,6 +31,7 @@ def run_in_processes(
 
     Raises:
       Preempted: SIGTERM or SIGINT came; it was passed on, and every process has ended.
+      MachineFailed: one ended with its exit code; the others were stopped, and have ended.
     """
     waiting, running, failed = collections.deque(jobs), {}, []
     told = False
@@ -49,6 +50,8 @@ def run_in_processes(
                     slot for slot, (_, process) in running.items() if process.poll() is not None
                 ]
                 for job, process in map(running.pop, ended):
+                    if process.returncode == EXIT_FAILED:
+                        raise MachineFailed(_failure(job, EXIT_FAILED))  # as the others would
                     if process.returncode:
                         failed.append(_failure(job, process.returncode))
     except KeyboardInterrupt:  # the second one: it interrupts them too

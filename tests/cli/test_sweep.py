@@ -20,7 +20,7 @@ from psann_jax.cli import sweep_processes, verbs
 from psann_jax.cli.sweep_processes import end_with, run_in_processes
 from psann_jax.config import Config
 from psann_jax.model import LM, parameter_count
-from psann_jax.run.stop import Preempted, StopSignal
+from psann_jax.run.stop import MachineFailed, Preempted, StopSignal
 from psann_jax.run.sweep import Job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -145,6 +145,18 @@ def test_processes_say_why_they_fail(jobs, program):
         "a-0 (exit code 3): a-0 is of no use",
         "c-0 (exit code 3): c-0 is of no use",
     ]
+
+
+def test_a_machine_that_fails_under_one_process_stops_them_all(jobs, program, tmp_path):
+    command = program(
+        "trap 'echo saved; exit 75' TERM\necho up\n"
+        'if [ "$1" = b-0 ]; then sleep 0.3; echo no space left; exit 74; fi\n'
+        "while :; do sleep 0.05; done\n"
+    )
+    with pytest.raises(MachineFailed, match=r"b-0 \(exit code 74\): no space left"):
+        run_in_processes(jobs, 2, command)
+    logs = {log.name: log.read_text() for log in tmp_path.glob("*.log")}
+    assert logs == {"a-0.log": "up\nsaved\n", "b-0.log": "up\nno space left\n"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
