@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from psann_jax.cli.exits import exit_code
+from psann_jax.fields import local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,6 @@ def _plot(args: argparse.Namespace) -> None:
 
     if not args.out and args.runs[1:]:
         raise ValueError("--out is missing; name the folder for what several runs came to")
-    folder = Path(args.out or Path(args.runs[0]) / "report")
+    folder = local_path("--out", args.out or Path(args.runs[0]) / "report").expanduser()
     print(write_report(args.runs, folder, args.x))
     print(f"curves.png, curves.csv, report.md and the figures of each run are in {folder}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psann_jax.cli.exits import exit_code
 from psann_jax.cli.sweep_processes import STOPPED, end_with, run_in_processes
+from psann_jax.fields import local_path
 from psann_jax.run.stop import MachineFailed, Preempted, StopSignal
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def _sweep(args: argparse.Namespace, stop: StopSignal) -> None:
     from psann_jax.run.sweep_text import refuse_other_text
 
     sweep = load_sweep(args.file, args.workdir)
+    report = local_path("--report", args.report).expanduser() if args.report else None
+    if report and report.exists() and not report.is_dir():
+        raise ValueError(f"--report={args.report} is a file; name a folder")
     jobs = list(sweep.jobs())  # all of them are checked before the first is run
     if args.job:
         return _only_job(args.job, jobs)
@@ -77,7 +81,7 @@ def _sweep(args: argparse.Namespace, stop: StopSignal) -> None:
         failed = run_in_processes(to_run, args.parallel, lambda job: _command(args, job))
     else:
         failed = _in_turn(to_run, stop)
-    _compare(sweep, _done(jobs), failed, args.report)
+    _compare(sweep, _done(jobs), failed, report)
     return None
 
 
@@ -86,12 +90,12 @@ def _done(jobs: "Sequence[Job]") -> list[dict[str, Any]]:
 
 
 def _compare(
-    sweep: "Sweep", results: list[dict[str, Any]], failed: list[str], report: str | None
+    sweep: "Sweep", results: list[dict[str, Any]], failed: list[str], report: Path | None
 ) -> None:
     from psann_jax.run.sweep_report import write_summary
 
     if results:
-        print(write_summary(sweep, results, Path(report) if report else None), flush=True)
+        print(write_summary(sweep, results, report), flush=True)
     if failed:
         more = f"; and {len(failed) - 1} more" if failed[1:] else ""
         raise ValueError(f"{failed[0]}{more}; start it again to go on")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import json
 import math
+from pathlib import Path
 import statistics
 from typing import Any
 
@@ -17,42 +18,73 @@ from psann_jax.train.metrics import read_metrics
 EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
 # Names of metrics.jsonl that are the lower the better.
 METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
+_MACHINE = ("date", "device_kind", "processor", "packages")
 
 
 def figures(workdir: Workdir) -> dict[str, Any]:
     """Sizes, last losses, speed, curve, machine and text of a run; JSON without NaN.
 
+    `step_seconds` is of all steps together, without evaluation and compilation.
+
     Raises:
-      ValueError: the folder is no run's.
+      ValueError: the folder is no run's, or a file in it is damaged.
     """
     base = workdir.saved_config().base
     rows = read_metrics(workdir.metrics)
+    sums = totals(rows)
     model = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
-    data, around = (json.loads(p.read_text()) for p in (workdir.data, workdir.environment))
+    data, around = read_json(workdir.data), read_json(workdir.environment)
     found = {
         "train_loss": rows[-1]["loss"] if rows else None,
         "parameters": parameter_count(model),
-        "tokens": round(over_all_steps(rows, "tokens")),
+        "tokens": round(sums[-1][0]) if sums else 0,
         "tokens_per_s": _median([r["tokens_per_s"] for r in rows[1:] or rows]),
-        "step_seconds": round(over_all_steps(rows, "step_seconds"), 3),
+        "step_seconds": round(sums[-1][1], 3) if sums else 0.0,
         "curve": [{k: row[k] for k in ("step", *METRICS) if k in row} for row in rows],
         "base": bases.name_of(base),
         "device": around["device_kind"],
-        "machine": {name: around.get(name) for name in ("date", "processor", "packages")},
+        "machine": {name: around.get(name) for name in _MACHINE},
         "data": {name: data[name] for name in data if name.endswith("_sha256")},
     }
     return _plain(found)
 
 
-def over_all_steps(rows: Sequence[dict[str, Any]], name: str) -> float:
-    """Sum of a metric over the steps of a run.
+def said_of(machine: dict[str, Any]) -> str:
+    """Date, device and jax of a run, as a line says them; those of an older run may be missing."""
+    device, processor = machine.get("device_kind"), machine.get("processor")
+    parts = [machine.get("date"), None if device == "cpu" else device, processor]
+    jax_version = (machine.get("packages") or {}).get("jax")
+    parts += [f"jax {jax_version}"] if jax_version else []
+    return ", ".join(part for part in parts if part) or "on a machine that is not known"
 
-    A step that was not logged counts as the median of those that were: so it is exact for tokens
-    where every step has the same, but for the last, which is always logged.
+
+def totals(rows: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Tokens and seconds of steps from the first on, up to each logged step.
+
+    A step that was not logged has as many tokens as the median of those that were: so tokens are
+    exact where every step has the same, but for the last, which is always logged. The seconds of a
+    logged step are already the mean since the one before.
     """
-    values = [row[name] for row in rows]
-    unseen = rows[-1]["step"] - len(rows) if rows else 0
-    return sum(values) + (unseen * _median(values) if unseen else 0)
+    usual = _median([row["tokens"] for row in rows])
+    tokens, seconds, before, sums = 0.0, 0.0, 0, []
+    for row in rows:
+        steps, before = row["step"] - before, row["step"]
+        tokens += row["tokens"] + (steps - 1) * usual
+        seconds += steps * row["step_seconds"]
+        sums.append((tokens, seconds))
+    return sums
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds.
+
+    Raises:
+      ValueError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _median(values: Sequence[float]) -> float:

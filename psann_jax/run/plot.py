@@ -10,14 +10,14 @@ from typing import Any
 
 from psann_jax.config import to_json
 from psann_jax.evals.figure import empty_figure, line_style
-from psann_jax.run.figures import figures
+from psann_jax.run.figures import figures, read_json, said_of, totals
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.metrics import perplexity, read_metrics
 
 AXES = {"step": "step", "tokens": "tokens", "seconds": "seconds of training steps"}
-_PANELS = {"loss": "cross-entropy (nats per token)", "bits_per_byte": "validation bits per byte"}
+_PANELS = ("cross-entropy (nats per token)", "validation bits per byte")
 _COLUMNS = ("run", "epoch", "step", "tokens", "seconds", "loss", "val_loss", "val_bits_per_byte")
-_COLUMNS += ("lr", "grad_norm", "tokens_per_s")
+_COLUMNS += ("lr", "grad_norm", "tokens_per_s", "skipped_steps")
 
 Row = dict[str, Any]
 
@@ -33,8 +33,12 @@ def write_report(paths: Sequence[str | os.PathLike], folder: Path, x: str = "tok
       x: what curves are drawn over, one of AXES.
 
     Raises:
-      ValueError: a folder that is no run's or has no metrics, or two of one name.
+      ValueError: a folder that is no run's or has no metrics, or two of one name; no such x; or
+        matplotlib is missing. Nothing is written then.
     """
+    if x not in AXES:
+        raise ValueError(f"x={x!r} must be one of {', '.join(AXES)}")
+    empty_figure(folder / "curves.png", (1, 1))  # before anything is written
     runs = {}
     for workdir in map(Workdir, paths):
         name = workdir.path.resolve().name
@@ -60,30 +64,33 @@ def write_report(paths: Sequence[str | os.PathLike], folder: Path, x: str = "tok
 
 
 def curve(workdir: Workdir) -> list[Row]:
-    """The logged steps of a run, with tokens and seconds of training since its first.
+    """The logged steps of a run, with tokens and seconds of steps since its first.
 
-    Steps that were not logged count as the logged one after them. `epoch` counts passes over the
-    training rows.
+    `epoch` counts passes over the training tokens.
 
     Raises:
       ValueError: the run has not logged a step yet.
     """
-    rows, tokens, seconds, before = read_metrics(workdir.metrics), 0.0, 0.0, 0
+    rows = read_metrics(workdir.metrics)
     if not rows:
         raise ValueError(f"{workdir.metrics} has no step yet; train the run first")
-    size = json.loads(workdir.data.read_text())["train_tokens"]
-    out = []
-    for row in rows:
-        steps, before = row["step"] - before, row["step"]
-        tokens += steps * row["tokens"]
-        seconds += steps * row["step_seconds"]
-        epoch = round(tokens / size, 4)
-        out.append({**row, "epoch": epoch, "tokens": round(tokens), "seconds": round(seconds, 3)})
-    return out
+    size = read_json(workdir.data).get("train_tokens") or math.nan
+    return [
+        {
+            **row,
+            "epoch": round(tokens / size, 4),
+            "tokens": round(tokens),
+            "seconds": round(seconds, 3),
+        }
+        for row, (tokens, seconds) in zip(rows, totals(rows), strict=True)
+    ]
 
 
 def summary(workdir: Workdir) -> Row:
-    """What a run came to: losses, perplexity, bits per byte, sizes, speed, text, seed, machine."""
+    """What a run came to: losses, perplexity, bits per byte, sizes, speed, text, seed, machine.
+
+    `train_loss` is that of the last step alone, `val_loss` the last that was taken.
+    """
     found, config = figures(workdir), workdir.saved_config()
     last: Row = {}
     for row in found.pop("curve"):
@@ -97,12 +104,16 @@ def summary(workdir: Workdir) -> Row:
         "corpus_path": list(config.data.sources) or None,
         "seed": config.train.seed,
         "vocab_size": config.base.vocab_size,
+        "train_seconds": found.pop("step_seconds"),
         **found,
     }
 
 
 def table(found: Mapping[str, Row]) -> str:
-    """The runs as a Markdown table, in the order given."""
+    """The runs as a Markdown table in the order given, and below it where each ran.
+
+    The hours are those of training steps alone.
+    """
     lines = [
         "| run | parameters | tokens | train loss | val loss | perplexity | bits per byte "
         "| tokens/s | hours |",
@@ -116,10 +127,11 @@ def table(found: Mapping[str, Row]) -> str:
             _said(run["perplexity"], ",.2f"),
             _said(run["bits_per_byte"], ".4f"),
             _said(run["tokens_per_s"], ",.0f"),
-            _said(run["step_seconds"] / 3600, ".2f"),
+            _said(run["train_seconds"] / 3600, ".2f"),
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    where = {name: f"seed {run['seed']}, {said_of(run['machine'])}" for name, run in found.items()}
+    return "\n".join([*lines, "", *(f"- {name}: {said}" for name, said in where.items())])
 
 
 def _said(value: float | None, form: str) -> str:
@@ -141,11 +153,12 @@ def plot_curves(curves: Mapping[str, Sequence[Row]], path: Path, x: str = "token
         _draw(panels[0], rows, x, "val_loss", label=f"{name}, validation", **marked)
         if validated:
             _draw(panels[1], rows, x, "val_bits_per_byte", label=name, **marked)
-    for panel, label in zip(panels, _PANELS.values(), strict=False):
+    for panel, label in zip(panels, _PANELS, strict=False):
         panel.set_xlabel(AXES[x])
         panel.set_ylabel(label)
         panel.grid(color="0.9")
-        panel.legend(frameon=False, fontsize="small")
+        if panel.lines:
+            panel.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
 
 

@@ -1,7 +1,7 @@
 """What a sweep found: summary.json, summary.csv, leaderboard.md, and two pictures.
 
-Speeds, run.sweep.TIMINGS, and the dates of runs are of the last start; all else is the same however
-often a sweep was broken.
+Speeds, run.sweep.TIMINGS, and machines are those of a run's last start; all else is the same
+however often a sweep was broken.
 """
 
 import collections
@@ -46,6 +46,7 @@ def write_summary(sweep: Sweep, results: Sequence[Result], folder: Path | None =
         "confidence": CONFIDENCE,
         "timings": TIMINGS,
         "machines": _machines(results),
+        "texts": _texts(results),
         "variants": [_finite(dataclasses.asdict(row)) for row in rows],
         "runs": [_finite({key: r[key] for key in _COLUMNS}) for r in results],
     }
@@ -100,8 +101,15 @@ def _versions(results: Sequence[Result]) -> list[str]:
 
 
 def _machines(results: Sequence[Result]) -> list[Result]:
-    """Date, processor and packages of the runs, each once."""
-    found = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in results}
+    """Date, device and packages of the runs, each once."""
+    machines = [{**r["machine"], "device_kind": r["device"]} for r in results]
+    found = {json.dumps(machine, sort_keys=True): machine for machine in machines}
+    return [found[key] for key in sorted(found)]
+
+
+def _texts(results: Sequence[Result]) -> list[Result]:
+    """Digests of the rows that runs read, each once."""
+    found = {json.dumps(r["data"], sort_keys=True): r["data"] for r in results}
     return [found[key] for key in sorted(found)]
 
 

@@ -73,10 +73,18 @@ def test_a_report_has_the_tables_and_the_figures_of_each_run(sweep):
     results = Path("results")
     names = {"summary.json", "summary.csv", "leaderboard.md", "means.png", "curves.png", "runs"}
     assert {path.name for path in results.iterdir()} == names
-    assert json.loads((results / "summary.json").read_text())["machines"] == [FIGURES["machine"]]
+    assert json.loads((results / "summary.json").read_text())["machines"] == [
+        {"date": "2026-11-22", "device_kind": "cpu"}
+    ]
     assert {path.name for path in (results / "runs").iterdir()} == {f"{n}-0.json" for n in "abc"}
     found = json.loads((results / "runs" / "a-0.json").read_text())
     assert found["curve"] == FIGURES["curve"] and found["config"]["train"]["seed"] == 0
+
+
+@pytest.mark.parametrize("report", ["sweep.py", "gs://bucket/x"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_first_run(sweep, capsys, report):
+    assert sweep(lambda job: None, "--report", report) == (2, [])
+    assert "--report=" in capsys.readouterr().err
 
 
 def test_an_unknown_variant_is_named(sweep, capsys):

@@ -18,7 +18,7 @@ from psann_jax import bases
 from psann_jax.cli import verbs
 from psann_jax.config import Config, to_json
 from psann_jax.data import DataConfig
-from psann_jax.run.figures import METRICS, over_all_steps
+from psann_jax.run.figures import METRICS, totals
 from psann_jax.run.report import Report
 from psann_jax.run.sweep import TIMINGS, Sweep, with_fields
 from psann_jax.run.sweep_report import write_summary
@@ -161,10 +161,11 @@ def test_tokens_are_those_of_every_step(swept):
     assert job.result()["tokens"] == sum(row["tokens"] for row in rows) > 0
 
 
-def test_steps_that_were_not_logged_count_as_the_median_of_the_others():
-    rows = [{"step": step, "tokens": n} for step, n in ((1, 64), (50, 64), (100, 10))]
-    assert over_all_steps(rows, "tokens") == 99 * 64 + 10
-    assert over_all_steps([], "tokens") == 0
+def test_unlogged_steps_have_the_median_of_tokens_and_the_seconds_of_the_logged_one_after_them():
+    logged = ((1, 64, 9.0), (50, 64, 1.0), (100, 10, 2.0))
+    rows = [{"step": step, "tokens": n, "step_seconds": s} for step, n, s in logged]
+    assert totals(rows) == [(64, 9.0), (50 * 64, 58.0), (99 * 64 + 10, 158.0)]
+    assert totals([]) == []
 
 
 def test_metrics_are_names_that_a_run_logs(swept):
