@@ -1,7 +1,9 @@
 """What the source documents claim, each with a rule that says from records whether it holds.
 
-A claim about bits per byte holds or fails by the paired t-test over seeds at 5 %; one about speed
-by a ratio of variants that took turns. Whatever neither decides is undecided.
+A claim that a variant is best holds where it is better than each of the others, by the paired
+t-test over at least three seeds at 5 %, and fails where one of the others is better, at 5 % shared
+by all of these tests. A claim about speed is judged by ratios of variants that took turns. Whatever
+neither decides is undecided.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +16,13 @@ from typing import Any
 
 from psann_jax.evals.comparison import paired_p
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, SEEDS = 0.05, 3
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "fails", "undecided", "not run"
-PAIRS = ("A-f", "A-d", "f-d")
-SINES = ("A-f-d", *PAIRS, "A", "f", "d", "fixed")
+SINES = ("A-f-d", "A-f", "A-d", "f-d", "A", "f", "d", "fixed")
 SINE_BASES = ("respsann", "sgrpsann", "waveresnet", "geosparse")
 COST, EQUAL = 0.01, 0.05  # of a step's time
+
+SINE, BASES = "sine/results", "bases/results"  # below experiments/
 
 Record = dict[str, Any]
 Values = Mapping[str, Mapping[int, float]]  # variant -> seed -> value
@@ -47,10 +50,14 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, with the figures that say so."""
+    """What became of a claim, with the figures that say so and the record they are from."""
 
     verdict: str
     figures: str = ""
+    record: str = ""
+
+
+Rule = Callable[[Records], Verdict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +66,36 @@ class Claim:
 
     said: str
     source: str
-    rule: Callable[[Records], Verdict]
+    rule: Rule
 
 
-def is_best(values: Values, one: str, others: Sequence[str]) -> Verdict:
-    """Whether a variant is better than each of the others: lower, and no chance of the seeds."""
-    if any(len(values.get(name, {})) < 2 for name in (one, *others)):
+def is_best(values: Values, one: str, others: Sequence[str], picked_from: int = 1) -> Verdict:
+    """Whether a variant is better than each of the others: lower, and no chance of the seeds.
+
+    Args:
+      picked_from: of how many variants `one` is the one with the best mean: so often it was tested.
+    """
+    if any(not values.get(name) for name in (one, *others)):
         return Verdict(NOT_RUN)
-    tests = {name: _against(values[one], values[name]) for name in others}
-    ranked = sorted(others, key=lambda name: statistics.fmean(values[name].values()))
-    difference, p = tests[ranked[0]]
+    sound = {name: own for name, own in values.items() if all(map(math.isfinite, own.values()))}
+    diverged = [name for name in (one, *others) if name not in sound]
+    rivals = [name for name in others if name in sound]
+    if one in diverged or not rivals:
+        return Verdict(UNDECIDED, f"diverged: {', '.join(diverged)}")
+    seeds = min(len(sound[one].keys() & sound[name].keys()) for name in rivals)
+    tests = {name: _against(sound[one], sound[name]) for name in rivals}
+    first = min(rivals, key=lambda name: statistics.fmean(sound[name].values()))
+    difference, p = tests[first]
     figures = (
-        f"{one} {_mean(values[one])}, best of the others {ranked[0]} {_mean(values[ranked[0]])} "
-        f"bits per byte ({difference:+.4f}, p {p:.2g})"
+        f"bits per byte: {one} {_mean(sound[one])}, best of the others {first} "
+        f"{_mean(sound[first])} ({difference:+.4f}, p {p:.2g}, {seeds} seeds)"
+        + "".join(f"; {name} diverged" for name in diverged)
     )
-    better = [name for name, (d, p) in tests.items() if d > 0 and p < SIGNIFICANT]
-    if better:
-        worst = max(better, key=lambda name: tests[name][0])
-        by, p = tests[worst]
-        return Verdict(FAILS, f"{figures}; {worst} is better by {by:.4f}, p {p:.2g}")
-    if all(d < 0 and p < SIGNIFICANT for d, p in tests.values()):
+    if seeds < SEEDS:
+        return Verdict(UNDECIDED, figures)
+    if any(d > 0 and p < SIGNIFICANT / len(rivals) for d, p in tests.values()):
+        return Verdict(FAILS, figures)
+    if all(d < 0 and p < SIGNIFICANT / picked_from for d, p in tests.values()):
         return Verdict(HOLDS, figures)
     return Verdict(UNDECIDED, figures)
 
@@ -87,87 +104,93 @@ def _against(one: Mapping[int, float], other: Mapping[int, float]) -> tuple[floa
     """Mean of one - other over their common seeds, and its p-value; 1 where there is none."""
     pairs = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
     p = paired_p(pairs)
-    return statistics.fmean(pairs), 1.0 if math.isnan(p) else p
+    return statistics.fmean(pairs) if pairs else math.nan, 1.0 if math.isnan(p) else p
 
 
 def _mean(values: Mapping[int, float]) -> str:
     return f"{statistics.fmean(values.values()):.4f}"
 
 
-def all_learned(records: Records) -> Verdict:
-    return is_best(records.values("sine/results"), "A-f-d", SINES[1:])
-
-
-def frequency_and_damping(records: Records) -> Verdict:
-    return is_best(records.values("sine/results"), "f-d", ("A-f", "A-d"))
-
-
-def learning_helps(records: Records) -> Verdict:
-    return is_best(records.values("sine/results"), "A-f-d", ("fixed",))
-
-
-def sine_beats_gelu(records: Records) -> Verdict:
-    return is_best(records.values("sine/results"), "A-f-d", ("gelu",))
+def best_sine(one: str, *others: str) -> Rule:
+    """The rule that one variant of the sine ablation is better than others."""
+    return lambda records: _recorded(is_best(records.values(SINE), one, others), SINE)
 
 
 def sine_beats_modern(records: Records) -> Verdict:
     """The best of the sine bases, by its mean, beside the modern transformer."""
-    values = records.values("bases/results")
-    found = [name for name in SINE_BASES if values.get(name)]
+    values = records.values(BASES)
+    found = [n for n in SINE_BASES if values.get(n) and all(map(math.isfinite, values[n].values()))]
     if not found:
         return Verdict(NOT_RUN)
     best = min(found, key=lambda name: statistics.fmean(values[name].values()))
-    return is_best(values, best, ("modern",))
+    return _recorded(is_best(values, best, ("modern",), picked_from=len(found)), BASES)
+
+
+def _recorded(verdict: Verdict, experiment: str) -> Verdict:
+    return dataclasses.replace(verdict, record=f"experiments/{experiment}/leaderboard.md")
 
 
 def learning_is_cheap(records: Records) -> Verdict:
-    record = records.read("reports/performance/cpu/activations.json")
-    return _slower_by(record, {"learned sine / fixed sine": COST})
+    names = {"learned sine / fixed sine": (0.0, 1 + COST)}
+    return _within(records, "activations", names)
 
 
 def bases_are_as_fast(records: Records) -> Verdict:
-    record = records.read("reports/performance/cpu/B1.json")
-    names = [f"{base} / respsann" for base in ("waveresnet", "sgrpsann", "geosparse")]
-    return _slower_by(record, dict.fromkeys(names, EQUAL))
+    bases = ("waveresnet", "sgrpsann", "geosparse")
+    return _within(records, "B1", {f"{base} / respsann": (1 - EQUAL, 1 + EQUAL) for base in bases})
 
 
-def _slower_by(record: Record | None, allowed: Mapping[str, float]) -> Verdict:
-    """Whether ratios of times, each told in three ways, are within a share of 1."""
-    if record is None:
+def _within(records: Records, name: str, bounds: Mapping[str, tuple[float, float]]) -> Verdict:
+    """Whether ratios of times, each told in three ways, are within bounds: all, or one in none."""
+    path = f"reports/performance/cpu/{name}.json"
+    if (record := records.read(path)) is None:
         return Verdict(NOT_RUN)
-    ways = {name: list(record[f"ratio {name}"].values()) for name in allowed}
-    said = ", ".join(f"{name} {record[f'ratio {name}']['of_medians']:.3f}" for name in allowed)
-    figures = f"time over time, float32: {said}"
-    if any(min(found) > 1 + allowed[name] for name, found in ways.items()):
-        return Verdict(FAILS, figures)
-    if all(max(found) <= 1 + allowed[name] for name, found in ways.items()):
-        return Verdict(HOLDS, figures)
-    return Verdict(UNDECIDED, figures)
+    inside = []
+    for ratio, (low, high) in bounds.items():
+        inside.append([low <= way <= high for way in record[f"ratio {ratio}"].values()])
+    sizes = "; ".join(
+        f"{size['d_model']}/{size['n_layers']}" for size in record["config"]["sizes"].values()
+    )
+    said = ", ".join(f"{ratio} {record[f'ratio {ratio}']['of_medians']:.3f}" for ratio in bounds)
+    figures = f"time of a step over time, {sizes}, {record['config']['dtype']}: {said}"
+    if not all(map(any, inside)):
+        return Verdict(FAILS, figures, path)
+    return Verdict(HOLDS if all(map(all, inside)) else UNDECIDED, figures, path)
 
 
 def perplexity_of_books(records: Records) -> Verdict:
-    found = records.read("reports/tiny_corpus/waveresnet/metrics.json")
-    if found is None:
+    folder = "reports/tiny_corpus/waveresnet"
+    found, config = (records.read(f"{folder}/{n}.json") for n in ("metrics", "config_used"))
+    if found is None or config is None:
         return Verdict(NOT_RUN)
-    perplexity, bits = found["perplexity"], found["bits_per_byte"]
+    perplexity, epochs = found["perplexity"], config["train"]["epochs"]
+    if perplexity is None or config["train"]["steps"] is not None or epochs != 2:
+        return Verdict(UNDECIDED, f"{epochs} epochs, perplexity {perplexity}", folder)
+    bits = found["bits_per_byte"]
     figures = (
         f"perplexity {perplexity:.2f} a token at a vocabulary of {found['vocab_size']:,}, "
-        f"{bits:.4f} bits per byte, {2**bits:.2f} a byte; {found['tokens']:,} tokens"
+        f"{2**bits:.2f} a byte; {bits:.4f} bits per byte after {found['tokens']:,} tokens"
     )
-    return Verdict(HOLDS if perplexity <= 8 else FAILS, figures)
+    return Verdict(HOLDS if perplexity <= 8 else FAILS, figures, f"{folder}/metrics.json")
 
 
 CLAIMS = (
     Claim(
         "A sine with amplitude, frequency and damping learned is the best of the eight subsets.",
         "sine ablation",
-        all_learned,
+        best_sine("A-f-d", *SINES[1:]),
     ),
     Claim(
-        "Of two learned parameters, frequency and damping are best.", "same", frequency_and_damping
+        "Of two learned parameters, frequency and damping are best.",
+        "same",
+        best_sine("f-d", "A-f", "A-d"),
     ),
-    Claim("Learning all three beats a fixed sine.", "same", learning_helps),
-    Claim("Learning the parameters costs less than 1 % of the speed.", "same", learning_is_cheap),
+    Claim("Learning all three beats a fixed sine.", "same", best_sine("A-f-d", "fixed")),
+    Claim(
+        "Learning the parameters costs less than 1 % of the speed.",
+        "same",
+        learning_is_cheap,
+    ),
     Claim(
         "The bases are equal in speed (here: within 5 % of ResPSANN, a train step).",
         "throughput table",
@@ -178,7 +201,11 @@ CLAIMS = (
         "BMRK-01",
         perplexity_of_books,
     ),
-    Claim("A learned sine beats a GELU in the same network.", "the idea", sine_beats_gelu),
+    Claim(
+        "A learned sine beats a GELU in the same network.",
+        "the idea",
+        best_sine("A-f-d", "gelu"),
+    ),
     Claim(
         "The best sine base beats a transformer with SwiGLU and RMSNorm of equal size.",
         "the idea",
@@ -192,5 +219,8 @@ def table(records: Records) -> str:
     lines = ["| claim | from | verdict | figures |", "|---|---|---|---|"]
     for claim in CLAIMS:
         found = claim.rule(records)
-        lines.append(f"| {claim.said} | {claim.source} | **{found.verdict}** | {found.figures} |")
+        figures = (
+            f"{found.figures} ([record](../{found.record}))" if found.record else found.figures
+        )
+        lines.append(f"| {claim.said} | {claim.source} | **{found.verdict}** | {figures} |")
     return "\n".join(lines)

@@ -4,8 +4,9 @@
 
 The ResPSANN of configs/ablation.py, with its sines' learning rate, on the text as each tokenizer
 writes it. Every run has as many steps of as many tokens, so as much computation but for the head: a
-vocabulary with longer tokens sees more of the text in them. Bits per byte can be compared all the
-same. The model's tables of embeddings grow with the vocabulary; its layers are the same.
+vocabulary with longer tokens sees more of the text in them. Bits per byte of all of the held-out
+text can be compared all the same. The tables of embeddings grow with the vocabulary; the layers are
+the same.
 """
 
 import dataclasses
@@ -18,7 +19,9 @@ SIZES = (512, VOCABULARY, 8_192)
 
 def get_sweep() -> Sweep:
     config = dataclasses.replace(get_config(), workdir="runs/tokenizers")
-    config.optimizer.learning_rate = 8e-3
+    config.optimizer.learning_rate = 8e-3  # the best for A-f-d in the search of sine/sweep.py
+    config.train.eval_batches = 0  # all: so many tokens are not the same text for each
+    config.train.eval_interval_steps = 500
     variants = {
         f"{kind}-{size}": {"data.tokenizer": kind, "data.vocab_size": size}
         for kind in ("sentencepiece", "hf")

@@ -10,6 +10,7 @@ the width of its MLP. Three seeds: 18 runs of 2 M tokens.
 import dataclasses
 
 from configs.ablation import get_config, matched
+from experiments.bases.sweep import RATES
 from psann_jax.run.sweep import Sweep
 
 VARIANTS = {
@@ -25,5 +26,5 @@ VARIANTS = {
 def get_sweep() -> Sweep:
     variants = {n: {"base": matched("waveresnet", **fields)} for n, fields in VARIANTS.items()}
     config = dataclasses.replace(get_config(), workdir="runs/waves")
-    config.optimizer.learning_rate = 8e-3
+    config.optimizer.learning_rate = RATES["waveresnet"]
     return Sweep(config=config, variants=variants, baseline="kernel-3")
