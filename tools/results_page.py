@@ -13,6 +13,8 @@ import compare_tokenizers
 from performance_page import by_hand
 from results_plan import memory, throughput, write_plan
 
+from psann_jax.run.figures import said_of
+
 ROOT = Path(__file__).parents[1]
 PAGE, PLAN = Path("docs/results.md"), Path("reports/plan")
 TEXT = "TEXT=path/to/tiny_books.txt.xz"
@@ -33,7 +35,9 @@ The text of the runs is 52 MB of public-domain books. Bits per byte are the figu
 tokenizer changes them. A sweep's models have 0.84 M parameters and see 2 M tokens (its config:
 [configs/ablation.py](../configs/ablation.py)), so that they can be run again on a laptop: they say
 which of two is better at that size, and not what either comes to at another. ± is the 95 % interval
-of Student's t over the seeds, p that of the paired t-test against the variant named above it.
+of Student's t over the seeds, p that of the paired t-test against the variant named above it. Seeds
+draw the weights; text, split and order are those of all runs, and the figure is that of the first
+65,536 tokens of a hundredth of the text that was held out (with tokenizers: of all of it).
 """
 
 
@@ -60,52 +64,47 @@ def sweep_parts(records: claims.Records, results: str, file: str) -> list[str]:
     found = records.read(f"experiments/{results}/summary.json")
     if found is None:
         return [*parts, f"**Not run.** {command}"]
-    parts += [said for said in [readme_result(records.root, file, results)] if said]
-    where = "; ".join(dict.fromkeys(map(_machine, found["machines"])))
+    readme = records.root / "experiments" / Path(file).parent / "README.md"
+    label = "Result" if results.endswith("/results") else f"Result of {Path(file).name}"
+    parts += [said for said in [readme_result(readme, label)] if said]
+    where = "; ".join(dict.fromkeys(map(said_of, found["machines"])))
+    texts = ", ".join(text["train_sha256"][:8] for text in found["texts"])
     seeds = sorted({run["seed"] for run in found["runs"]})
     runs = f"{len(found['runs'])} runs, seeds {', '.join(map(str, seeds))}"
     folder = f"../experiments/{results}"
-    parts.append(f"{command}: {runs}; {where}. [Each run]({folder}/runs), with its config.")
+    parts.append(
+        f"{command}: {runs}; {where}; digest of the rows {texts}. [Each run]({folder}/runs), with "
+        "its config."
+    )
     parts.append((records.root / "experiments" / results / "leaderboard.md").read_text().strip())
     return [*parts, f"![mean and interval of each variant]({folder}/means.png)"]
 
 
-def readme_result(root: Path, file: str, results: str) -> str:
-    """The paragraph of an experiment's README that tells the result of this sweep."""
-    readme = root / "experiments" / Path(file).parent / "README.md"
+def readme_result(readme: Path, label: str) -> str:
+    """The paragraph of an experiment's README behind a label, its links made from the page."""
     if not readme.exists():
         return ""
-    label = "Result" if results.endswith("/results") else f"Result of {Path(file).name}"
     found = re.search(
         rf"\*\*{re.escape(label)}\.\*\* (.*?)(?:\n\n|\Z)", readme.read_text(), re.DOTALL
     )
-    return found[1].strip() if found else ""
-
-
-def _machine(machine: claims.Record) -> str:
-    return f"{machine['date']}, {machine['processor']}, jax {machine['packages']['jax']}"
+    here = f"](../experiments/{readme.parent.name}/"
+    return re.sub(r"\]\((?!\w+://)", here, found[1].strip()) if found else ""
 
 
 def tiny_corpus(records: claims.Records) -> list[str]:
     """BMRK-01: a run of tiny_corpus, and what it was compared with."""
-    parts = ["## BMRK-01: two passes over 52 MB of books"]
-    command = (
-        "python -m psann_jax.main --config configs/tiny_corpus.py --config.train.epochs=2 "
-        "--config.data.sources=\"('path/to/tiny_books.txt.xz',)\" --workdir runs/waveresnet"
+    commands = (
+        "python -m psann_jax.main --config configs/tiny_corpus.py --config.train.epochs=2 \\\n"
+        "    --config.data.sources=\"('path/to/tiny_books.txt.xz',)\" --workdir runs/waveresnet\n"
+        "python -m psann_jax plot runs/waveresnet --out reports/tiny_corpus"
     )
+    parts = ["## BMRK-01: two passes over 52 MB of books", f"```bash\n{commands}\n```"]
     folder = records.root / "reports/tiny_corpus"
     if not (folder / "report.md").exists():
-        return [*parts, f"**Not run.** `{command}`"]
-    runs = sorted(path.parent.name for path in folder.glob("*/metrics.json"))
-    about = []
-    for name in runs:
-        found = records.read(f"reports/tiny_corpus/{name}/metrics.json") or {}
-        about.append(
-            f"- {name}: seed {found['seed']}, {_machine(found['machine'])}; its [config]"
-            f"(../reports/tiny_corpus/{name}/config_used.json)"
-        )
-    parts += [f"`{command}`, then `python -m psann_jax plot runs/waveresnet`"]
-    parts += ["\n".join(about), (folder / "report.md").read_text().strip()]
+        return [*parts, "**Not run.**"]
+    names = sorted(path.parent.name for path in folder.glob("*/config_used.json"))
+    configs = (f"[{name}](../reports/tiny_corpus/{name}/config_used.json)" for name in names)
+    parts += [(folder / "report.md").read_text().strip(), f"Their configs: {', '.join(configs)}."]
     return [*parts, "![losses and bits per byte over tokens](../reports/tiny_corpus/curves.png)"]
 
 
@@ -131,8 +130,10 @@ def cache(records: claims.Records) -> list[str]:
     about = (
         f"`python tools/bench.py kv-cache`: {sizes['batch']} prompts of {sizes['length']} tokens, "
         f"{found['config']['new_tokens']} new ones, {found['config']['base']} {sizes['d_model']}/"
-        f"{sizes['n_layers']}/{sizes['n_heads']}, float32; {found['date']}, {found['processor']}. "
-        "The original's ratio of 13.5 compares a cached batch with rows one by one."
+        f"{sizes['n_layers']}/{sizes['n_heads']}, {found['config']['dtype']}; {found['date']}, "
+        f"{found['processor']}. Without a cache a row is read up to the next multiple of 16. "
+        f"Both choose the same token in {found['same_tokens']:.1%} of all. The original's ratio of "
+        "13.5 compares a cached batch with rows one by one."
     )
     lines = ["| | seconds | tokens/s | times the cache's |", "|---|---:|---:|---:|"]
     best = found["results"]["cache"]["median_s"]
@@ -150,12 +151,10 @@ def other_experiments(root: Path) -> list[str]:
     parts = ["## Other experiments"]
     for readme in sorted((root / "experiments").glob("*/README.md")):
         name = readme.parent.name
-        title = readme.read_text().splitlines()[0].removeprefix("# ")
         if name not in mine:
-            said = readme_result(root, f"{name}/README.md", "/results").replace(
-                "](", f"](../experiments/{name}/"
-            )
-            parts.append(f"**[{title}](../experiments/{name}/README.md)** {said}".rstrip())
+            title = readme.read_text().splitlines()[0].removeprefix("# ")
+            link = f"**[{title}](../experiments/{name}/README.md).**"
+            parts.append(f"{link} {readme_result(readme, 'Result')}".rstrip())
     return parts if parts[1:] else []
 
 

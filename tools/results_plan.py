@@ -10,6 +10,8 @@ from pathlib import Path
 
 from claims import Record, Records
 
+from psann_jax.run.figures import said_of
+
 
 def throughput(records: Records) -> list[str]:
     """BMRK-02, from the validation's throughput step."""
@@ -26,8 +28,11 @@ def throughput(records: Records) -> list[str]:
             f"| {row['base']} | {row['batch_tokens']:,} | {row['forward_tokens_per_s']:,.0f} "
             f"| {row['train_tokens_per_s']:,.0f} |"
         )
-    scale = f"At the scale of a CPU, {rows[0]['dtype']}; {rows[0]['timestamp']}."
-    return [*parts, f"{scale} At full size: **not run**; {command}.", "\n".join(lines)]
+    system = records.read("reports/validation/system.json") or {}
+    about = f"{rows[0]['dtype']}; {said_of(system)}."
+    if system.get("scale") != "accelerator":
+        about = f"At the scale of a CPU, {about} At full size: **not run**; {command}."
+    return [*parts, about, "\n".join(lines)]
 
 
 def throughput_rows(records: Records) -> list[Record]:
