@@ -1,6 +1,7 @@
 """The sweeps of the experiments: whole, of equal sizes, and those that the results came from."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -24,10 +25,12 @@ def at_the_root(monkeypatch):
     """Where the commands of the experiments are given."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.delenv("TEXT", raising=False)
-    monkeypatch.delenv("SEARCH", raising=False)
+    monkeypatch.setenv("SEARCH", "")
 
 
-def _sweep(file):
+@functools.cache
+def _sweep(file, search=""):
+    os.environ["SEARCH"] = search  # put back by the fixture
     return load_sweep(str(ROOT / "experiments" / file))
 
 
@@ -40,17 +43,16 @@ def test_a_sweep_has_three_seeds_of_each_variant(file):
 
 @pytest.mark.parametrize("file", SWEEPS)
 def test_its_models_have_equal_parameters_within_a_hundredth(file):
-    count = runpy.run_path(str(ROOT / "configs" / "ablation.py"))["parameters"]
-    jobs = [job for job in _sweep(file).jobs() if job.seed == 0]
-    counts = {job.variant: count(job.config.base) for job in jobs}
-    middle = count(runpy.run_path(str(ROOT / "configs" / "ablation.py"))["get_config"]().base)
-    assert {name: n for name, n in counts.items() if abs(n / middle - 1) > 0.01} == {}
+    ablation = runpy.run_path(str(ROOT / "configs" / "ablation.py"))
+    bases = {repr(job.config.base): job.config.base for job in _sweep(file).jobs()}
+    counts = {ablation["parameters"](base) for base in bases.values()}
+    middle = ablation["parameters"](ablation["get_config"]().base)
+    assert {n for n in counts if abs(n / middle - 1) > 0.01} == set()
 
 
 @pytest.mark.parametrize("file", SWEEPS[:3:2])
-def test_a_search_tries_rates_with_one_seed(file, monkeypatch):
-    monkeypatch.setenv("SEARCH", "1")
-    sweep = _sweep(file)
+def test_a_search_tries_rates_with_one_seed(file):
+    sweep = _sweep(file, "1")
     jobs = list(sweep.jobs())
     assert len(jobs) == len(sweep.variants) >= 20 and jobs[0].config.train.steps == 300
     assert len({job.config.optimizer.learning_rate for job in jobs}) >= 3
@@ -63,13 +65,12 @@ def _file_of(results):
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda path: str(path.parent.relative_to(ROOT)))
-def test_results_are_of_the_sweep_as_it_stands(results, monkeypatch):
+def test_results_are_of_the_sweep_as_it_stands(results):
     """With its configs, but for the text, which a clone lacks; and all runs, but of a search."""
-    if results.parent.name == "search":
-        monkeypatch.setenv("SEARCH", "1")
-    jobs = {job.name: job.config for job in _sweep(_file_of(results)).jobs()}
+    search = results.parent.name == "search"
+    jobs = {job.name: job.config for job in _sweep(_file_of(results), "1" * search).jobs()}
     runs = {path.stem: json.loads(path.read_text()) for path in results.parent.glob("runs/*.json")}
-    assert runs.keys() == jobs.keys() or (runs.keys() < jobs.keys() and "SEARCH" in os.environ)
+    assert runs.keys() == jobs.keys() or (runs.keys() < jobs.keys() and search)
     for name, run in runs.items():
         found, asked = leaves(from_json(json.dumps(run["config"]))), leaves(jobs[name])
         for free in ("data.sources", "workdir"):
