@@ -7,6 +7,7 @@ the text that every Python carries without it.
   TEXT=path/to/tiny_books.txt.xz python -m psann_jax sweep experiments/sine/sweep.py
 """
 
+from collections.abc import Callable
 import dataclasses
 import os
 
@@ -48,25 +49,30 @@ def get_config() -> Config:
 
 
 def matched(name: str, **fields) -> bases.Base:
-    """A base of another kind as large as the one above, within 1 %, by the width of its MLP.
+    """A base of another kind as large as the one above, within 1 %, by the width of its MLP."""
 
-    Raises:
-      ValueError: no width makes it so.
-    """
-
-    def sized(d_mlp: int) -> bases.Base:
+    def make(d_mlp: int) -> bases.Base:
         return bases.get(name)(d_mlp=d_mlp, **{**SIZES, **fields})
 
-    size = parameters(get_config().base)
-    less, more = parameters(sized(HIDDEN // 2)), parameters(sized(HIDDEN))
-    width = HIDDEN / 2 + (size - less) * (HIDDEN / 2) / (more - less)
-    base = sized(max(8, 8 * round(width / 8)))
-    if abs(parameters(base) / size - 1) > 0.01:
-        raise ValueError(f"{name} cannot have {size:,} parameters with {fields}; change n_layers")
-    return base
+    return as_large_as(get_config().base, make, VOCABULARY)
 
 
-def parameters(base: bases.Base) -> int:
+def as_large_as(base: bases.Base, make: Callable[[int], bases.Base], vocabulary: int) -> bases.Base:
+    """What `make` gives of the width of an MLP that makes it as large as a base.
+
+    Raises:
+      ValueError: no width makes it so, within 1 %.
+    """
+    size, width = parameters(base, vocabulary), base.mlp_features
+    less, more = (parameters(make(d), vocabulary) for d in (width // 2, width))
+    wanted = width / 2 + (size - less) * (width / 2) / (more - less)
+    found = make(max(8, 8 * round(wanted / 8)))
+    if abs(parameters(found, vocabulary) / size - 1) > 0.01:
+        raise ValueError(f"{found} cannot have {size:,} parameters; change n_layers")
+    return found
+
+
+def parameters(base: bases.Base, vocabulary: int = VOCABULARY) -> int:
     """How many a model of the base has."""
-    whole = dataclasses.replace(base, vocab_size=VOCABULARY)
+    whole = dataclasses.replace(base, vocab_size=vocabulary)
     return parameter_count(jax.eval_shape(lambda: LM(whole, rngs=nnx.Rngs(0))))
