@@ -159,7 +159,7 @@ def _within(records: Records, name: str, bounds: Mapping[str, tuple[float, float
 
 
 def perplexity_of_books(records: Records) -> Verdict:
-    folder = "reports/tiny_corpus/waveresnet"
+    folder = "reports/tiny_corpus/waveresnet-0"
     found, config = (records.read(f"{folder}/{n}.json") for n in ("metrics", "config_used"))
     if found is None or config is None:
         return Verdict(NOT_RUN)

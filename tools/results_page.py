@@ -92,18 +92,20 @@ def readme_result(readme: Path, label: str) -> str:
 
 
 def tiny_corpus(records: claims.Records) -> list[str]:
-    """BMRK-01: a run of tiny_corpus, and what it was compared with."""
+    """BMRK-01: WaveResNet on 52 MB of books, and the modern transformer beside it."""
+    runs = " ".join(f"runs/tiny_corpus/{name}-0" for name in ("waveresnet", "modern"))
     commands = (
-        "python -m psann_jax.main --config configs/tiny_corpus.py --config.train.epochs=2 \\\n"
-        "    --config.data.sources=\"('path/to/tiny_books.txt.xz',)\" --workdir runs/waveresnet\n"
-        "python -m psann_jax plot runs/waveresnet --out reports/tiny_corpus"
+        f"{TEXT} python -m psann_jax sweep experiments/tiny_corpus/sweep.py\n"
+        f"python -m psann_jax plot {runs} --out reports/tiny_corpus"
     )
     parts = ["## BMRK-01: two passes over 52 MB of books", f"```bash\n{commands}\n```"]
-    folder = records.root / "reports/tiny_corpus"
+    folder = records.root / "reports" / "tiny_corpus"
     if not (folder / "report.md").exists():
         return [*parts, "**Not run.**"]
+    result = readme_result(records.root / "experiments" / "tiny_corpus" / "README.md", "Result")
     names = sorted(path.parent.name for path in folder.glob("*/config_used.json"))
     configs = (f"[{name}](../reports/tiny_corpus/{name}/config_used.json)" for name in names)
+    parts += [said for said in [result] if said]
     parts += [(folder / "report.md").read_text().strip(), f"Their configs: {', '.join(configs)}."]
     return [*parts, "![losses and bits per byte over tokens](../reports/tiny_corpus/curves.png)"]
 
@@ -147,7 +149,7 @@ def cache(records: claims.Records) -> list[str]:
 
 def other_experiments(root: Path) -> list[str]:
     """Experiments that are no sweep: the result in their README."""
-    mine = {Path(file).parent.name for file in SWEEPS.values()}
+    mine = {"tiny_corpus", *(Path(file).parent.name for file in SWEEPS.values())}
     parts = ["## Other experiments"]
     for readme in sorted((root / "experiments").glob("*/README.md")):
         name = readme.parent.name

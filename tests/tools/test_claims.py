@@ -126,10 +126,10 @@ PERPLEXITIES = {
 )
 def test_the_perplexity_is_that_of_two_epochs(records, perplexity, epochs, verdict):
     config = {"train": {"epochs": epochs, "steps": None}}
-    records("reports/tiny_corpus/waveresnet/config_used.json", config)
+    records("reports/tiny_corpus/waveresnet-0/config_used.json", config)
     found = {"perplexity": perplexity, "bits_per_byte": 2.0, "vocab_size": 356, "tokens": 9}
     judged = claims.perplexity_of_books(
-        records("reports/tiny_corpus/waveresnet/metrics.json", found)
+        records("reports/tiny_corpus/waveresnet-0/metrics.json", found)
     )
     assert judged.verdict == verdict
     assert ("vocabulary of 356" in judged.figures) == (verdict != UNDECIDED)

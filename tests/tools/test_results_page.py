@@ -17,7 +17,7 @@ ROOT = Path(results_page.ROOT)
 def test_without_records_every_part_names_its_command(tmp_path):
     text = results_page.page(tmp_path)
     assert text.count("**Not run.**") == len(results_page.SWEEPS) + 5
-    assert "plot runs/waveresnet --out reports/tiny_corpus" in text
+    assert "runs/tiny_corpus/modern-0 --out reports/tiny_corpus" in text
     assert "sweep experiments/sine/sweep.py --report experiments/sine/results" in text
 
 
