@@ -1,8 +1,8 @@
 """The ResPSANN that the ablations vary: 96/4/3/384, rows of 128 tokens, 2 M tokens a run.
 
 Cost: 0.84 M parameters at vocabulary 2,048; 2,048 tokens a step, 1,000 steps, activations in
-bfloat16. Hardware: any; 2.5 minutes of steps on one core of a Xeon. TEXT in the environment is what to train on,
-the text that every Python carries without it.
+bfloat16. Hardware: any; 2.5 minutes of steps on one core of a Xeon. TEXT in the environment is what
+to train on, the text that every Python carries without it.
 
   TEXT=path/to/tiny_books.txt.xz python -m psann_jax sweep experiments/sine/sweep.py
 """

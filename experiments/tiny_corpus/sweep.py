@@ -5,8 +5,8 @@
 
 The WaveResNet of configs/tiny_corpus.py and a transformer with SwiGLU and RMSNorm, with as many
 parameters, within 1 %. SEARCH=1 tries learning rates, with one seed and 1.6 M tokens a run; RATES
-is to have the best of each, and is empty before. Then two passes over the text, 26.9 M tokens, which
-is BMRK-01 of the benchmark plan. One core of a Xeon makes 2,900 tokens a second of WaveResNet.
+is to have the best of each, and is empty before. Then two passes over the text, 26.9 M tokens,
+which is BMRK-01 of the benchmark plan. One core of a Xeon makes 2,900 tokens/s of WaveResNet.
 """
 
 import dataclasses
