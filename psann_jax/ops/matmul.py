@@ -1,5 +1,7 @@
 """x @ w with a float32 gradient of w, whatever the dtype of the activations."""
 
+import functools
+
 import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -39,16 +41,23 @@ def _bwd(saved, g):
 def rows_dot(x: jax.Array, y: jax.Array) -> jax.Array:
     """[..., M, N] and [..., M, O] -> [..., N, O] float32: the product that sums over M.
 
-    XLA:CPU would read the columns of x where they are, and then use none of the processor's
-    bfloat16 products, which makes it five times as slow (jaxlib 0.10.2). So x is turned in memory;
-    the product keeps its own order too, or a transpose behind it would bring the old form back.
+    XLA:CPU would read the columns of x where they are. In bfloat16 it then uses none of the
+    processor's own products, which makes it five times as slow, so x is turned in memory first. In
+    float32 it is a third slower where O is less than N, so there the product is formed the other
+    way round (jaxlib 0.10.2). A result keeps its own order too, or a transpose behind it would
+    bring the old form back.
     """
-    x = jnp.swapaxes(x, -1, -2)
-    if jax.default_backend() != "cpu" or x.dtype == jnp.float32 or distributed():
-        return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+    turned = jnp.swapaxes(x, -1, -2)
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    if jax.default_backend() != "cpu" or distributed():
+        return product(turned, y)
     order = Layout(tuple(range(x.ndim)))
-    product = jnp.matmul(with_layout_constraint(x, order), y, preferred_element_type=jnp.float32)
-    return with_layout_constraint(product, order)
+    if x.dtype != jnp.float32:
+        return with_layout_constraint(product(with_layout_constraint(turned, order), y), order)
+    if y.shape[-1] >= x.shape[-1]:
+        return product(turned, y)
+    other = with_layout_constraint(product(jnp.swapaxes(y, -1, -2), x), order)
+    return jnp.swapaxes(other, -1, -2)
 
 
 _matmul.defvjp(_fwd, _bwd)

@@ -18,7 +18,7 @@ from psann_jax.sharding import distributed
 
 ENVELOPES = {"abs": jnp.abs, "relu": jax.nn.relu, "none": jnp.zeros_like}
 _SLOPES = {"abs": jnp.sign, "relu": lambda z: (z > 0).astype(z.dtype), "none": jnp.zeros_like}
-_BLOCK = 64  # rows of a backward block: 64 x 4096 float32 is 1 MiB, half of a common L2
+_BLOCK = 2**18  # elements of a backward block: in float32 1 MiB, what a common L2 holds
 
 
 def sine(
@@ -135,7 +135,7 @@ def _sine_bwd(envelope, saved, g):
     z, amplitude, frequency, damping = saved
     rows = z.reshape(-1, z.shape[-1]), g.reshape(-1, z.shape[-1])  # [N, F]
     gradients = functools.partial(_gradients, amplitude, frequency, damping, envelope)
-    block = math.gcd(rows[0].shape[0], _BLOCK)
+    block = math.gcd(rows[0].shape[0], _rows_of_block(z.shape[-1]))
     if jax.default_backend() == "cpu" and block >= 16 and not distributed():
         dz, sums = _over_blocks(gradients, rows, block)
     else:
@@ -164,6 +164,11 @@ def _gradients(amplitude, frequency, damping, envelope, z, g):
     axes = tuple(range(z.ndim - 1))
     sums = tuple(jnp.sum(t, axes) for t in (gs, gc * z32, gs * depth))
     return dz.astype(z.dtype), sums
+
+
+def _rows_of_block(features: int) -> int:
+    """The largest power of two that keeps a block within its size, at least 1."""
+    return 1 << (max(1, _BLOCK // features).bit_length() - 1)
 
 
 def _over_blocks(gradients, rows, block: int):

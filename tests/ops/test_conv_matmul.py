@@ -1,12 +1,14 @@
 """The causal convolution and the matrix product with a float32 gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from psann_jax.ops.conv import causal_conv, span
-from psann_jax.ops.matmul import matmul
+from psann_jax.ops.matmul import matmul, rows_dot
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 9, 3)).astype(np.float32)
@@ -82,9 +84,20 @@ def test_gradient_of_w_is_a_float32_sum_under_bfloat16_x():
     assert np.abs(dw - dw.astype(jnp.bfloat16).astype(jnp.float32)).max() > 0
 
 
-def test_gradients_in_float32_equal_autodiff():
-    x, w, g = (a.astype(jnp.float32) for a in _bfloat16())
-    ours = jax.vjp(matmul, x, w)[1](g)
+@pytest.mark.parametrize("out", [5, 11], ids=["narrower", "wider"])
+def test_gradients_in_float32_equal_autodiff(out):
+    x = jnp.asarray(RNG.standard_normal((4, 64, 8)), jnp.float32)
+    w, g = (jnp.asarray(RNG.standard_normal((*n, out)), jnp.float32) for n in ((8,), (4, 64)))
+    ours = jax.jit(lambda *a: jax.vjp(matmul, *a[:2])[1](a[2]))(x, w, g)
     theirs = jax.vjp(jnp.matmul, x, w)[1](g)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-5)  # 256-term sums
+
+
+@pytest.mark.parametrize(("n", "out", "formed"), [(64, 16, "16,64"), (16, 64, "16,64")])
+def test_a_cpu_forms_the_gradient_of_w_with_its_longer_side_last(n, out, formed):
+    if jax.default_backend() != "cpu":
+        pytest.skip("other backends choose for themselves")
+    x, g = (jnp.ones((128, size), jnp.float32) for size in (n, out))
+    program = jax.jit(rows_dot).lower(x, g).compile().as_text()
+    assert re.search(rf"f32\[{formed}\]\S* dot\(", program)

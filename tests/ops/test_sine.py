@@ -97,7 +97,8 @@ def _random(rows, features, dtype="float32", seed=0):
 
 @pytest.mark.parametrize("envelope", ops.ENVELOPES)
 @pytest.mark.parametrize("rows", [128, 9], ids=["blocked", "whole"])
-def test_backward_equals_autodiff_of_the_reference(envelope, rows):
+def test_backward_equals_autodiff_of_the_reference(envelope, rows, monkeypatch):
+    monkeypatch.setattr(ops, "_BLOCK", 32 * 6)  # four blocks of 128 rows
     z, g, params = _random(rows, 6)
 
     def gradients(function):
@@ -108,6 +109,11 @@ def test_backward_equals_autodiff_of_the_reference(envelope, rows):
     for ours_, theirs_ in zip(ours, theirs, strict=True):
         # Sums of 128 rows in another order.
         np.testing.assert_allclose(ours_, theirs_, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("features", "rows"), [(1024, 256), (1000, 256), (6, 32768), (2**19, 1)])
+def test_a_block_is_a_power_of_two_of_rows_and_at_most_a_megabyte(features, rows):
+    assert ops._rows_of_block(features) == rows
 
 
 def test_blocked_backward_is_what_a_cpu_runs():
