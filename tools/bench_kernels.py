@@ -35,8 +35,13 @@ def kernels(args: argparse.Namespace) -> dict[str, Any]:
     variants, needs = {}, {}
     for name, kernel in found.items():
         forward, both = jax.jit(kernel.function), jax.jit(partial(_both, kernel.function))
-        for i, (part, run) in enumerate({"forward": forward, "forward+backward": both}.items()):
-            variants[f"{name} {part}"] = timed(partial(run, *kernel.inputs), args.window)
+        gradient = _like(jax.eval_shape(kernel.function, *kernel.inputs))
+        runs = {
+            "forward": partial(forward, *kernel.inputs),
+            "forward+backward": partial(both, gradient, *kernel.inputs),
+        }
+        for i, (part, run) in enumerate(runs.items()):
+            variants[f"{name} {part}"] = timed(run, args.window)
             needs[f"{name} {part}"] = {"flops": kernel.flops[i], "moved": kernel.moved[i]}
     results: dict[str, Any] = limits.measured(args)
     machine = dict(results)
@@ -48,11 +53,13 @@ def kernels(args: argparse.Namespace) -> dict[str, Any]:
     return {"results": results, **{f"ratio {n} / sine": ratio(s, ours) for n, s in pairs.items()}}
 
 
-def _both(function: Function, *inputs: jax.Array) -> Any:
-    """The result, and the gradients of half its squares' sum for each input of floats.
+def _like(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    """The gradient of a result, as the operation behind it would hand it over."""
+    return jax.random.normal(jax.random.key(9), shape.shape, shape.dtype)
 
-    The result is its own cotangent, which costs nothing: any function of it would be timed too.
-    """
+
+def _both(function: Function, gradient: jax.Array, *inputs: jax.Array) -> Any:
+    """The result, and the gradients of each input of floats under that of the result."""
     floats = [i for i, a in enumerate(inputs) if jnp.issubdtype(a.dtype, jnp.floating)]
 
     def of(*chosen):
@@ -62,7 +69,7 @@ def _both(function: Function, *inputs: jax.Array) -> Any:
         return function(*placed)
 
     out, pull = jax.vjp(of, *(inputs[i] for i in floats))
-    return out, pull(out)
+    return out, pull(gradient)
 
 
 def kernels_of(sizes: Sizes, dtype: str) -> dict[str, Kernel]:
