@@ -147,11 +147,15 @@ def _command(name: str) -> str:
 
 
 def record_parts(name: str, record: Record, *, on_cpu: bool) -> list[str]:
-    """Heading, origin, table, ratios and notes of a record."""
+    """Heading, origin, table, ratios and notes of a record.
+
+    A record of another machine stands beside the first under a name of its own, as B15-epyc.
+    """
     peer = "".join(f", {k} {v}" for k, v in record.get("peer", {}).items())
     runs = f": {record['n']} runs" if "n" in record else ""
     load = ", ".join(f"{x:.1f}" for x in record["load"])
-    origin = f"`python tools/bench.py {record['command']}`{runs}{peer}; load {load}."
+    where = record["processor" if on_cpu else "device"]
+    origin = f"`python tools/bench.py {record['command']}`{runs}{peer}; {where}, load {load}."
     parts = [f"### {name}: {described(record['id'])}", origin, sizes_of(record)]
     parts.append(table_of(record["results"], on_cpu))
     ratios = {k.removeprefix("ratio "): v for k, v in record.items() if k.startswith("ratio ")}
