@@ -1,5 +1,6 @@
 """Rows of the fault matrix that hand in what is not right: texts, configs, numbers."""
 
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -64,10 +65,11 @@ def _text(generator: np.random.Generator) -> str:
 
 
 def bad_config(flags: list[str], generator: np.random.Generator, folder: Path) -> str | None:
-    """One flag of the list, given to a process of its own."""
+    """One flag of the list, given to a process of its own that finds no text prepared before."""
     flag, began = flags[int(generator.integers(len(flags)))], time.monotonic()
     command = [sys.executable, "-m", "psann_jax.main", *arguments(flag, folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PSANN_JAX_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     took = time.monotonic() - began
     if took > 5:
         return f"{flag}: it took {took:.1f} s"
@@ -87,6 +89,8 @@ def wrong_refusal(flag: str, folder: Path, code: int, said: str) -> str | None:
         return f"{flag}: exit code {code} and {len(lines)} lines: {lines[:5]}"
     if (folder / "run").exists():
         return f"{flag}: the workdir was made"
+    if [p for p in (folder / "cache").glob("*") if p.name != "xla"]:
+        return f"{flag}: text was prepared before it was refused"
     field = flag.removeprefix("--config.").partition("=")[0].rpartition(".")[2]
     if field not in said:
         return f"{flag}: {field} is not named in {lines}"
@@ -163,7 +167,8 @@ ROWS = {
     ),
     "config": Row(
         fault=f"one of {len(BAD_FLAGS)} values that a config must not have",
-        passes="exit code 2 in less than 5 s, at most three lines, the field named, no workdir",
+        passes="exit code 2 in less than 5 s, at most three lines, the field named, no workdir, "
+        "and no text prepared, though none was before",
         full=300,
         share=40,
         prepare=flags,

@@ -58,6 +58,17 @@ def prepare(
     return corpus
 
 
+def asked_vocab_size(config: DataConfig) -> int:
+    """The size of the tokenizer as far as the config alone tells it; 0 where only the text does.
+
+    Raises:
+      ValueError: data.tokenizer_path is no tokenizer.
+    """
+    if given := _given_tokenizer(config, None):
+        return given.vocab_size
+    return 0 if backends.of_characters(config.tokenizer) else config.vocab_size
+
+
 def _given_tokenizer(config: DataConfig, tokenizer: Tokenizer | None) -> Tokenizer | None:
     if config.tokenizer_path is None:
         return tokenizer

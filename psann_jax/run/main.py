@@ -9,8 +9,9 @@ from psann_jax import cluster, sharding
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
 from psann_jax.data.backends import of_characters
+from psann_jax.data.corpus import asked_vocab_size
 from psann_jax.run.finish import finish
-from psann_jax.run.plan import make_plan, with_vocabulary
+from psann_jax.run.plan import make_plan, refuse_smaller_vocabulary, with_vocabulary
 from psann_jax.run.report import Report
 from psann_jax.run.stop import machine_failures
 from psann_jax.run.tensorboard import refuse_missing
@@ -33,7 +34,9 @@ def run(config: Config, report: Report | None = None) -> Outcome:
         workdir.refuse(config)
         if config.train.tensorboard:
             refuse_missing()
-        sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
+        # Before the data takes time.
+        sharding.make_mesh(**dataclasses.asdict(config.mesh))
+        refuse_smaller_vocabulary(config, asked_vocab_size(config.data))
 
     with machine_failures():
         cluster.together(refuse)

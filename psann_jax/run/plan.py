@@ -52,15 +52,19 @@ def with_vocabulary(config: Config, vocab_size: int) -> Config:
     Raises:
       ValueError: the model's vocabulary is smaller than the tokenizer's.
     """
-    if config.base.vocab_size is None:
-        base = dataclasses.replace(config.base, vocab_size=vocab_size)
-        return dataclasses.replace(config, base=base)
-    if config.base.vocab_size < vocab_size:
+    refuse_smaller_vocabulary(config, vocab_size)
+    if config.base.vocab_size is not None:
+        return config
+    return dataclasses.replace(config, base=dataclasses.replace(config.base, vocab_size=vocab_size))
+
+
+def refuse_smaller_vocabulary(config: Config, vocab_size: int) -> None:
+    """Refuses a model whose vocabulary is set, and smaller than a tokenizer's (ValueError)."""
+    if config.base.vocab_size is not None and config.base.vocab_size < vocab_size:
         raise ValueError(
             f"base.vocab_size={config.base.vocab_size} is smaller than the tokenizer's "
             f"{vocab_size}; raise it, or leave it out to take the tokenizer's"
         )
-    return config
 
 
 def make_plan(

@@ -10,6 +10,7 @@ import pytest
 
 from psann_jax import data
 from psann_jax.data import division, preparation
+from psann_jax.data.corpus import asked_vocab_size
 
 TEXTS = [f"document {i} holds {'some ' * (i % 7)}text\n" for i in range(40)]
 
@@ -24,6 +25,18 @@ def forbid_preparation(monkeypatch):
 def all_targets(rows):
     batch = rows.batch(np.arange(len(rows)))
     return batch.targets[batch.weights > 0].tolist()
+
+
+def test_the_size_of_a_tokenizer_is_known_early_but_for_characters(make_config, tmp_path):
+    given = data.prepare(make_config(), TEXTS).tokenizer
+    given.save(tmp_path / "tokenizer")
+    path = str(tmp_path / "tokenizer")
+    asked = {
+        "fitted": asked_vocab_size(make_config(tokenizer="hf", vocab_size=999)),
+        "characters": asked_vocab_size(make_config(tokenizer="char", vocab_size=999)),
+        "given": asked_vocab_size(make_config(tokenizer_path=path, vocab_size=999)),
+    }
+    assert asked == {"fitted": 999, "characters": 0, "given": given.vocab_size}
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "hf", "char"])

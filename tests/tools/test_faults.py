@@ -46,6 +46,7 @@ def test_damaged_files_and_strange_texts(tmp_path):
 def test_a_bad_config_is_one_line_with_its_field(tmp_path, monkeypatch, capfd, flag):
     monkeypatch.setattr("psann_jax.run.environment.set_up", lambda: None)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("PSANN_JAX_CACHE", str(tmp_path / "cache"))
     code = train.main(fault_inputs.arguments(flag, tmp_path))
     said = capfd.readouterr()
     assert not fault_inputs.wrong_refusal(flag, tmp_path, code, said.out + said.err)
