@@ -59,10 +59,12 @@ def prepare(
 
 
 def asked_vocab_size(config: DataConfig) -> int:
-    """The size of the tokenizer as far as the config alone tells it; 0 where only the text does.
+    """How many tokens the config alone tells of; 0 where only the text does.
+
+    A given tokenizer's own, else the size that is asked for, of which a small text yields less.
 
     Raises:
-      ValueError: data.tokenizer_path is no tokenizer.
+      ValueError: data.tokenizer_path is no tokenizer, or data.tokenizer lacks its package.
     """
     if given := _given_tokenizer(config, None):
         return given.vocab_size

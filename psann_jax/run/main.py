@@ -34,12 +34,11 @@ def run(config: Config, report: Report | None = None) -> Outcome:
         workdir.refuse(config)
         if config.train.tensorboard:
             refuse_missing()
-        # Before the data takes time.
-        sharding.make_mesh(**dataclasses.asdict(config.mesh))
-        refuse_smaller_vocabulary(config, asked_vocab_size(config.data))
+        sharding.make_mesh(**dataclasses.asdict(config.mesh))  # before the data takes time
 
     with machine_failures():
         cluster.together(refuse)
+    cluster.together(lambda: refuse_smaller_vocabulary(config, asked_vocab_size(config.data)))
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)

@@ -112,7 +112,7 @@ def test_backward_equals_autodiff_of_the_reference(envelope, rows, monkeypatch):
 
 
 @pytest.mark.parametrize(("features", "rows"), [(1024, 256), (1000, 256), (6, 32768), (2**19, 1)])
-def test_a_block_is_a_power_of_two_of_rows_and_at_most_a_megabyte(features, rows):
+def test_a_block_is_a_power_of_two_of_rows_within_a_megabyte_or_one_row(features, rows):
     assert ops._rows_of_block(features) == rows
 
 

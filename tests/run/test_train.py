@@ -241,6 +241,13 @@ def test_a_corpus_shorter_than_a_row_is_refused(config, tmp_path):
     assert not Path(config.workdir).exists()
 
 
+def test_a_tokenizer_that_cannot_be_read_is_bad_input_and_no_failure_of_the_machine(config):
+    """A restart, which a failed machine asks for, would not mend it."""
+    config.data.tokenizer_path = "x" * 300  # longer than a file's name may be
+    with pytest.raises(OSError, match="too long"):
+        _quiet(config)
+
+
 def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused(config):
     data = dataclasses.replace(config.data, tokenizer="sentencepiece", vocab_size=5000)
     with pytest.raises(ValueError, match=r"data\.vocab_size=5000 is too large.*which yields \d+"):
