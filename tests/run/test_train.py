@@ -20,7 +20,7 @@ from psann_jax.data import DataConfig
 from psann_jax.run.load import load_run
 from psann_jax.run.main import run
 from psann_jax.run.report import Report
-from psann_jax.run.stop import EXIT_FAILED
+from psann_jax.run.stop import EXIT_FAILED, MachineFailed
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.config import TrainConfig
@@ -244,8 +244,9 @@ def test_a_corpus_shorter_than_a_row_is_refused(config, tmp_path):
 def test_a_tokenizer_that_cannot_be_read_is_bad_input_and_no_failure_of_the_machine(config):
     """A restart, which a failed machine asks for, would not mend it."""
     config.data.tokenizer_path = "x" * 300  # longer than a file's name may be
-    with pytest.raises(OSError, match="too long"):
+    with pytest.raises(OSError, match="too long") as told:
         _quiet(config)
+    assert not isinstance(told.value, MachineFailed)
 
 
 def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused(config):
