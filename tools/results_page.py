@@ -22,8 +22,10 @@ SWEEPS = {  # the results of a sweep, below experiments/ -> its file
     "sine/results": "sine/sweep.py",
     "sine/start": "sine/start.py",
     "bases/results": "bases/sweep.py",
+    "bases/equal_time": "bases/equal_time.py",
     "waves/results": "waves/sweep.py",
     "tokenizers/results": "tokenizers/sweep.py",
+    "tiny_corpus/one_pass": "tiny_corpus/one_pass.py",
 }
 HEAD = """# Results
 
@@ -37,7 +39,8 @@ tokenizer changes them. A sweep's models have 0.84 M parameters and see 2 M toke
 which of two is better at that size, and not what either comes to at another. ± is the 95 % interval
 of Student's t over the seeds, p that of the paired t-test against the variant named above it. Seeds
 draw the weights; text, split and order are those of all runs, and the figure is that of the first
-65,536 tokens of a hundredth of the text that was held out (with tokenizers: of all of it).
+65,536 tokens of a hundredth of the text that was held out (with tokenizers: of all of it; on the
+whole of the books: of all of a fiftieth).
 """
 
 
