@@ -78,13 +78,15 @@ def test_results_are_of_the_sweep_as_it_stands(results):
         assert found == asked, name
 
 
-def test_the_bases_take_the_best_rates_of_the_search():
-    found = json.loads((ROOT / "experiments" / "bases" / "search" / "summary.json").read_text())
+@pytest.mark.parametrize("experiment", ["bases", "tiny_corpus"])
+def test_its_models_take_the_best_rates_of_the_search(experiment):
+    folder = ROOT / "experiments" / experiment
+    found = json.loads((folder / "search" / "summary.json").read_text())
     best = {}
     for run in found["runs"]:
         name, rate = run["variant"].rsplit("-", 1)
         best[name] = min(best.get(name, (9.0, "")), (run["value"], rate))
-    rates = runpy.run_path(str(ROOT / "experiments" / "bases" / "sweep.py"))["RATES"]
+    rates = runpy.run_path(str(folder / "sweep.py"))["RATES"]
     assert {name: float(rate) for name, (_, rate) in best.items()} == rates
 
 

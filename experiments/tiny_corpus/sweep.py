@@ -19,7 +19,7 @@ from psann_jax import bases
 from psann_jax.run.sweep import Sweep
 
 TRIED = (1e-3, 2e-3, 4e-3)
-RATES = {"waveresnet": 4e-3, "modern": 4e-3}  # the best of the search
+RATES = {"waveresnet": 2e-3, "modern": 4e-3}  # the best of the search
 WIDTHS = {"d_model": 256, "n_layers": 4, "n_heads": 4}
 
 
