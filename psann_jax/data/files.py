@@ -14,6 +14,18 @@ import zlib
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _SNIFFED_BYTES = 4096
+_FORMATS = {  # how a file begins -> what it is
+    b"\x1f\x8b": "compressed by gzip, and not named .gz",
+    b"\xfd7zXZ\0": "compressed by xz, and not named .xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1\x15": "a Parquet file",
+    b"ARROW1\0\0": "an Arrow file",
+    b"%PDF-": "a PDF",
+    b"\xff\xfe": "text in UTF-16 or UTF-32",
+    b"\xfe\xff": "text in UTF-16",
+    **{b"BZh%d1AY&SY" % level: "compressed by bzip2" for level in range(1, 10)},
+}
 _NOT_EMBEDDED = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
 
 
@@ -21,10 +33,14 @@ def find(sources: Iterable[str]) -> list[pathlib.Path]:
     """The files behind `data.sources`, each once; a folder's or glob's in sorted order.
 
     Raises:
-      ValueError: a path that does not exist, or a folder or glob without text files.
+      ValueError: a path that does not exist, a file that is no text, or a folder or glob without
+        text files.
     """
-    found = [path for source in sources for path in _expand(source)]
-    return list(dict.fromkeys(found))
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    for source in sources:
+        for path in _expand(source):
+            found.setdefault(path.resolve(), path)  # a file may have several names
+    return list(found.values())
 
 
 def embedded() -> list[pathlib.Path]:
@@ -41,7 +57,7 @@ def opened(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
       ValueError: the file cannot be opened or is damaged.
     """
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+        with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
             yield file
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(
@@ -51,7 +67,7 @@ def opened(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
 
 def plain_suffix(path: pathlib.Path) -> str:
     """The suffix that tells the format, as ".jsonl" for notes.jsonl.gz."""
-    bare = path.with_suffix("") if path.suffix in _OPENERS else path
+    bare = path.with_suffix("") if path.suffix.lower() in _OPENERS else path
     return bare.suffix.lower()
 
 
@@ -60,6 +76,7 @@ def _expand(source: str) -> list[pathlib.Path]:
     if path.is_dir():
         return _text_files(source, _walk(path))
     if path.exists():
+        _refuse_other_formats(path)
         return [path]
     if not glob.has_magic(source):
         raise ValueError(f"data.sources: {source!r} does not exist{_nearest(path)}")
@@ -78,17 +95,52 @@ def _text_files(source: str, paths: Iterable[pathlib.Path]) -> list[pathlib.Path
 
 
 def _walk(root: pathlib.Path, skipped: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
-    """Files below a folder in sorted order; hidden files and folders are left out."""
-    for folder, folders, names in os.walk(root):
+    """Files below a folder in sorted order; hidden files and folders are left out.
+
+    Links to folders are followed, each folder is entered once.
+
+    Raises:
+      ValueError: a folder cannot be read.
+    """
+    entered = set()
+    for folder, folders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
+        if (place := os.path.realpath(folder)) in entered:
+            folders.clear()
+            continue
+        entered.add(place)
         folders[:] = sorted(n for n in folders if n not in skipped and not n.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 yield pathlib.Path(folder, name)
 
 
+def _raise_unreadable(error: OSError) -> None:
+    raise ValueError(
+        f"data.sources: {error.filename!r} cannot be read ({error.strerror}); repair it or leave "
+        "it out"
+    ) from None
+
+
 def _is_text(path: pathlib.Path) -> bool:
     with opened(path) as file:
-        return b"\0" not in file.read(_SNIFFED_BYTES)
+        content = file.read(_SNIFFED_BYTES)
+    return b"\0" not in content and not _format_of(content)
+
+
+def _refuse_other_formats(path: pathlib.Path) -> None:
+    """A file that is named may have any bytes, but not those of a format that holds no text."""
+    with opened(path) as file:
+        name = _format_of(file.read(_SNIFFED_BYTES))
+    if name:
+        raise ValueError(
+            f"data.sources: {str(path)!r} is {name}; give UTF-8 text or .jsonl, plain or as .gz "
+            "or .xz"
+        )
+
+
+def _format_of(content: bytes) -> str:
+    """What a file is that begins so, where that is known to be no UTF-8 text; else nothing."""
+    return next((name for start, name in _FORMATS.items() if content.startswith(start)), "")
 
 
 def _nearest(path: pathlib.Path) -> str:

@@ -94,7 +94,10 @@ def test_jsonl_records_are_documents(tmp_path):
     assert texts_of(tmp_path / "a.jsonl", text_key="body") == ["a\nb", "c"]
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+COMPRESSED = [(".gz", gzip.compress), (".GZ", gzip.compress), (".xz", lzma.compress)]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), COMPRESSED)
 def test_compressed_files_read_as_plain_ones(tmp_path, suffix, compress):
     (tmp_path / f"a.jsonl{suffix}").write_bytes(compress(b'{"text": "a"}\n'))
     (tmp_path / f"b.txt{suffix}").write_bytes(compress(b"b"))
@@ -113,6 +116,53 @@ def test_globs_are_sorted_and_no_file_is_read_twice(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(name)
     assert texts_of(tmp_path / "*.txt", tmp_path / "a.txt") == ["a.txt", "b.txt"]
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path):
+    folder, elsewhere = tmp_path / "text", tmp_path / "elsewhere"
+    for path in (folder, elsewhere):
+        path.mkdir()
+    (elsewhere / "a.txt").write_text("linked")
+    (folder / "link").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    assert texts_of(folder) == ["linked"]
+
+
+def test_a_file_with_two_names_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("once")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    monkeypatch.chdir(tmp_path)
+    assert texts_of("a.txt", tmp_path / "*.txt") == ["once"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+
+    def walk(root, onerror, **_):
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / "closed")))
+
+    monkeypatch.setattr(files.os, "walk", walk)
+    with pytest.raises(ValueError, match=r"closed' cannot be read \(Permission denied\)"):
+        texts_of(tmp_path)
+
+
+OTHER_FORMATS = {
+    "corpus.jsonl.zst": (b"\x28\xb5\x2f\xfd\x04text", "compressed by zstd"),
+    "books.txt.bz2": (b"BZh91AY&SYtext", "compressed by bzip2"),
+    "noted": (gzip.compress(b"text"), "compressed by gzip, and not named .gz"),
+    "table.parquet": (b"PAR1\x15\x04", "a Parquet file"),
+    "windows.txt": ("text".encode("utf-16"), "text in UTF-16"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_a_file_of_another_format_is_no_text(tmp_path, name):
+    content, kind = OTHER_FORMATS[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}' is {kind}"):
+        texts_of(tmp_path / name)
+    with pytest.raises(ValueError, match="holds no text files"):
+        texts_of(tmp_path)
 
 
 def test_undecodable_bytes_are_kept(tmp_path):
