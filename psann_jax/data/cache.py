@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import time
@@ -16,6 +17,8 @@ FORMAT = 3
 TOKENIZER_FILE = "tokenizer"
 _META_FILE = "meta.json"
 _STALE_SECONDS = 24 * 3600
+# What `building` and `discard` name; the folder may hold anything else.
+_OURS = re.compile(r"\.[0-9a-f]{32}\.(\d+|damaged)\.[0-9a-f]{8}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,9 +131,9 @@ def _publish(temporary: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _sweep(folder: pathlib.Path) -> None:
     """Removes what killed preparations left behind, once it is a day old."""
-    for path in folder.glob(".*.*"):
+    for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if path.is_dir() and time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            if _OURS.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -4,7 +4,8 @@ ArrayRecord is as fast as a memory map and checks a hash on each read, so a flip
 and never a wrong token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import hashlib
 import pathlib
 
@@ -19,6 +20,15 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _SHARD_BYTES = 256 << 20
 _READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)
+
+
+@contextlib.contextmanager
+def _failures_of_the_disk() -> Iterator[None]:
+    """The library tells of a full disk by RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(_first_line(error)) from None
 
 
 class ShardWriter:
@@ -43,8 +53,13 @@ class ShardWriter:
         """Of the content of every row so far, in order."""
         return self._digest.hexdigest()
 
+    @_failures_of_the_disk()
     def add(self, block: Block) -> None:
-        """Appends rows."""
+        """Appends rows.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         for record in to_records(block, self.rows, self._dtype):
             if self.rows % rows_per_shard(self._dtype) == 0:
                 self._open_next()
@@ -58,8 +73,9 @@ class ShardWriter:
         path = str(self._folder / self.files[-1])
         self._writers.append(array_record_module.ArrayRecordWriter(path, _WRITER_OPTIONS))
 
+    @_failures_of_the_disk()
     def close(self) -> None:
-        """Completes the last file."""
+        """Completes the last file, or raises OSError."""
         while self._writers:
             self._writers.pop().close()
 
@@ -132,7 +148,7 @@ class Rows:
         try:
             rows = from_records(self._readers[shard].read(places), self._dtype)
         except _READ_ERRORS as error:
-            raise _damaged(self._paths[shard], str(error)) from None
+            raise _damaged(self._paths[shard], _first_line(error)) from None
         if not np.array_equal(rows["row"], indices):
             raise _damaged(self._paths[shard], "rows are out of order")
         return rows
@@ -147,12 +163,15 @@ def _reader(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
     try:
         return array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
     except _READ_ERRORS as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(path, _first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else "no reason given"
 
 
 def _damaged(path: pathlib.Path, why: str) -> ValueError:
-    reason = why.splitlines()[0][:120] if why else "no reason given"
     return ValueError(
-        f"data.cache_dir: {str(path)!r} is damaged ({reason}); delete the folder "
+        f"data.cache_dir: {str(path)!r} is damaged ({why}); delete the folder "
         f"{str(path.parent)!r} and start again"
     )

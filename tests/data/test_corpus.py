@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from psann_jax import data
-from psann_jax.data import division, preparation
+from psann_jax.data import division, preparation, shards
 from psann_jax.data.corpus import asked_vocab_size
 
 TEXTS = [f"document {i} holds {'some ' * (i % 7)}text\n" for i in range(40)]
@@ -194,13 +194,38 @@ def test_killed_preparation_leaves_nothing_that_is_used(make_config, tmp_path):
     assert corpus.tokenizer.decode(all_targets(corpus.train)) == "some text"
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, _):
+            pass
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device\nand where")
+
+    monkeypatch.setattr(shards.array_record_module, "ArrayRecordWriter", Full)
+    with pytest.raises(
+        ValueError, match=r"cannot be written \(write\(\) failed.*make room"
+    ) as error:
+        data.prepare(make_config(), TEXTS)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_remains_of_killed_preparations_are_swept_after_a_day(make_config, tmp_path):
-    old, new = (tmp_path / "cache" / name for name in (".0a.1.aa", ".0a.2.bb"))
-    for path in (old, new):
+    folder = "." + "0a" * 16
+    names = (f"{folder}.1.0123abcd", f"{folder}.damaged.0123abcd", f"{folder}.2.0123abcd")
+    old, damaged, new = (tmp_path / "cache" / name for name in names)
+    others = tmp_path / "cache" / ".venv.old", tmp_path / "cache" / "notes.1.0123abcd"
+    for path in (old, damaged, new, *others):
         path.mkdir(parents=True)
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+        if path != new:
+            os.utime(path, (time.time() - 2 * 86400,) * 2)
     data.prepare(make_config(), TEXTS)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert [path.exists() for path in (old, damaged, new)] == [False, False, True]
+    assert all(path.exists() for path in others)  # the folder is the user's
 
 
 def prepare_in_process(config, queue):
