@@ -10,6 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from psann_jax.data.tokenizer import SPECIALS, Ids, Tokenizer, with_specials
 
+_PARTS = ("a b\n", "c d")  # of a text that is cut as `text.pieces` does
 # How foreign vocabularies spell the specials, the surest first.
 _SPELLINGS = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
@@ -33,6 +34,8 @@ class HFTokenizer(Tokenizer):
         model.no_padding()
         model.no_truncation()
         self._take_specials()
+        if not self._reads_parts_alike():
+            self._most_characters = None
         self._byte_ids = byte_ids(model)
         if self._byte_ids is not None:
             table = [b""] * self._size
@@ -74,6 +77,11 @@ class HFTokenizer(Tokenizer):
 
     def _decode_foreign(self, ids: list[int]) -> str:
         return self._model.decode(ids, skip_special_tokens=False)
+
+    def _reads_parts_alike(self) -> bool:
+        """Whether the parts of a text are coded as within it; some models begin each by a space."""
+        whole, *apart = self._encode_plain(["".join(_PARTS), *_PARTS])
+        return list(whole) == [i for ids in apart for i in ids]
 
     def _take_specials(self) -> None:
         self.eos_id = self._first(_SPELLINGS["eos"], -1)

@@ -236,6 +236,22 @@ def test_foreign_sentencepiece_reads_a_long_text_as_a_whole():
     assert tokenizer.encode("hello" * 3000).count(tokenizer.encode("hello")[0]) == 1
 
 
+def spaced():
+    """A model that begins each text by a space, as Llama's does."""
+    pieces = {"<unk>": 0, "</s>": 1, "\u2581": 2, "a": 3, "\n": 4}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
+    model = {"type": "BPE", "vocab": pieces, "merges": [], "unk_token": "<unk>"}
+    content = {"version": "1.0", "added_tokens": [], "pre_tokenizer": metaspace}
+    content |= {"decoder": metaspace, "model": model}
+    return json.dumps(content).encode()
+
+
+def test_foreign_json_reads_a_long_text_as_a_whole():
+    tokenizer, text = backends.from_bytes(spaced(), "spaced"), "a\n" * 6000
+    assert tokenizer.encode(text).count(2) == 1
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 @every_kind
 def test_fit_is_the_same_in_another_process(kind):
     script = (
