@@ -69,6 +69,8 @@ def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files with --text")
     rows, corpus = read_metrics(workdir.metrics), prepare(data)
+    if not sources:
+        workdir.refuse_other_data(corpus.meta)
     counted = None if sources else corpus  # the run's losses are of its own text
     return _gates(run.config, corpus, run.model, gates_run.training(rows, _unigram(counted)), rows)
 

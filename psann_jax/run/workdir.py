@@ -99,9 +99,12 @@ class Workdir:
         Process 0 looks for all: it is the one that changes what the others would see.
         """
         if jax.process_index() == 0:
-            self.refuse_other_folder()
-            if self.exists():
-                self.refuse_other_run(config)
+            try:
+                self.refuse_other_folder()
+                if self.exists():
+                    self.refuse_other_run(config)
+            except OSError as error:  # a file in its place, or a folder that is not ours
+                raise self._unwritable(error) from None
             self.refuse_unwritable()
 
     def refuse_other_run(self, config: Config) -> None:
@@ -143,7 +146,7 @@ class Workdir:
         """For a run that has begun, a disk that fails is not its fault."""
         if isinstance(error, TimeoutError):  # of the lock
             return MachineFailed(error)
-        failed = self.exists() and error.errno in _OF_THE_DISK
+        failed = error.errno in _OF_THE_DISK and self.exists()
         kind = MachineFailed if failed else ValueError
         return kind(f"workdir {self.path} cannot be written: {error}")
 
@@ -206,6 +209,8 @@ class Workdir:
         try:
             self.refuse_other_folder()
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.exists():  # of a run that began while this one prepared its text
+                self.refuse_other_run(config)
             self.refuse_other_data(corpus.meta)
             _replace(self.config, to_json(config))  # first: from here on the folder is a run's
             if not self.tokenizer.exists():

@@ -79,6 +79,17 @@ def test_a_failing_gate_is_the_exit_code(workdir, tmp_path, capsys):
     assert statuses["G4 balance"] == "fail"
 
 
+def test_gates_of_another_text_are_refused(workdir, tmp_path, capsys):
+    names = ("config.json", "tokenizer.model", "metrics.jsonl")
+    for name in names:
+        (tmp_path / name).write_bytes((workdir / name).read_bytes())
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    was = json.loads((workdir / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(was | {"train_tokens": 5}))
+    assert main(["gates", str(tmp_path)]) == 2
+    assert "has changed since the run" in capsys.readouterr().err
+
+
 def test_metrics_tell_the_branches_apart(workdir):
     rows = read_metrics(workdir / "metrics.jsonl")
     for row in rows:

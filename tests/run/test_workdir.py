@@ -76,6 +76,19 @@ def test_a_file_in_its_place_is_refused(tmp_path, corpus):
         Workdir(tmp_path / "run").open(_config(), corpus)
 
 
+def test_a_file_in_its_place_is_refused_before_the_text_is_read(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ValueError, match=r"run cannot be written: .*Not a directory"):
+        Workdir(tmp_path / "run").refuse(_config())
+
+
+def test_a_run_that_began_meanwhile_is_not_taken_over(opened, corpus):
+    other = _changed("optimizer.learning_rate", 3e-4)
+    with pytest.raises(ValueError, match=r"another config: optimizer\.learning_rate"):
+        opened.open(other, corpus)
+    assert opened.saved_config() == _config()
+
+
 def test_a_run_killed_as_it_began_leaves_no_foreign_folder(tmp_path, corpus):
     workdir = Workdir(tmp_path)
     workdir.lock.touch()
