@@ -90,9 +90,9 @@ class Guard:
         rate = self.config.optimizer.learning_rate
         return (
             f"step {step} is the last of {self.in_a_row} in a row that were skipped: its {what}. "
-            f"Its rows: {_some(rows)}, of documents {_some(np.unique(documents))}{kept}. Look at "
-            "those rows, find the operation with train.debug_nans=True, or train in another "
-            f"workdir with less than optimizer.learning_rate={rate:g}"
+            f"Its rows: {_some(rows)}, which begin in documents {_some(np.unique(documents))}"
+            f"{kept}. Look at those rows, find the operation with train.debug_nans=True, or "
+            f"train in another workdir with less than optimizer.learning_rate={rate:g}"
         )
 
     def _rows(self, step: int) -> np.ndarray:

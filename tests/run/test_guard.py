@@ -88,7 +88,7 @@ def test_too_many_bad_steps_end_the_run_and_name_their_rows(config, poison, repo
     with pytest.raises(NotFinite, match=r"step 7 is the last of 3 in a row") as error:
         run(config, report)
     rows = _rows(config, 7)
-    assert f"Its rows: {', '.join(map(str, rows))}, of documents " in str(error.value)
+    assert f"Its rows: {', '.join(map(str, rows))}, which begin in documents " in str(error.value)
     workdir = Workdir(config.workdir)
     with np.load(workdir.path / "bad_batch_7.npz") as kept:
         np.testing.assert_array_equal(kept["rows"], rows)
