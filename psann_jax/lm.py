@@ -3,7 +3,7 @@
 The names and defaults are those of psannlm (PyTorch); what was wrong there is right here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import contextlib
 import dataclasses
 import os
@@ -12,10 +12,11 @@ import warnings
 
 from psann_jax import bases, cluster
 from psann_jax.config import Config
-from psann_jax.data import Corpus, Tokenizer
+from psann_jax.data import Corpus, Tokenizer, load_tokenizer
 from psann_jax.fields import from_tree
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
+from psann_jax.interop.checkpoint import check_vocabulary
 from psann_jax.interop.folder import SavedModel, save_folder
 from psann_jax.lm_data import psannLMDataPrep
 from psann_jax.lm_options import GENERATE, base_fields, devices_of, fit_config, refuse_unknown
@@ -29,6 +30,7 @@ from psann_jax.run.train import train
 from psann_jax.run.workdir import Workdir
 
 __all__ = ["psannLM", "psannLMDataPrep"]
+_UNATTACHED = "came without a tokenizer; call attach_tokenizer with that of its training"
 
 
 class psannLM:  # noqa: N801 - psannlm's name
@@ -36,6 +38,7 @@ class psannLM:  # noqa: N801 - psannlm's name
 
     Args:
       base: waveresnet, respsann, sgrpsann, geosparse, transformer, or a registered name.
+      d_model, n_layers, n_heads: None takes the base's own, 512, 8 and 8 of psannlm's.
       d_mlp: None is 4 * d_model.
       vocab_size: None takes the tokenizer's at the first fit.
       positional_encoding: rope (default), alibi or sinusoidal; `rope=False` is sinusoidal.
@@ -53,14 +56,14 @@ class psannLM:  # noqa: N801 - psannlm's name
         self,
         base: str = "waveresnet",
         *,
-        d_model: int = 512,
-        n_layers: int = 8,
-        n_heads: int = 8,
+        d_model: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
         d_mlp: int | None = None,
         vocab_size: int | None = None,
         positional_encoding: str | None = None,
         rope: bool | None = None,
-        dropout: float = 0.0,
+        dropout: float | None = None,
         mlp_activation: str | None = None,
         sine_params: Mapping[str, Any] | object | None = None,
         **options: Any,
@@ -85,6 +88,10 @@ class psannLM:  # noqa: N801 - psannlm's name
     @property
     def base(self) -> str:
         return bases.name_of(self.config)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._tokenizer
 
     @property
     def vocab_size(self) -> int | None:
@@ -146,6 +153,7 @@ class psannLM:  # noqa: N801 - psannlm's name
           TypeError: train_data is no psannLMDataPrep, or an unknown option.
           ValueError: a value out of range, a vocabulary that does not fit, or a checkpoint_dir
             that is in use, another run's, or cannot be written.
+          RuntimeError: the model was loaded without a tokenizer.
           KeyboardInterrupt: the fit was stopped; the model has the weights reached.
         """
         _check_data("train_data", train_data)
@@ -184,6 +192,8 @@ class psannLM:  # noqa: N801 - psannlm's name
     def _corpus(self, train_data: psannLMDataPrep, val_data: psannLMDataPrep | None) -> Corpus:
         """The rows to train on, in the tokens that the model knows, if it knows any."""
         corpus = train_data.corpus
+        if self._model is not None and self._tokenizer is None:
+            raise RuntimeError(f"the model {_UNATTACHED}; train_data.tokenizer may be it")
         if self._tokenizer is not None:
             corpus = train_data.with_tokenizer(self._tokenizer)
         if val_data is None:
@@ -199,11 +209,14 @@ class psannLM:  # noqa: N801 - psannlm's name
           TypeError: an unknown option, or a prompt that is no str.
         """
         refuse_unknown("generate", options, GENERATE)
+        if not isinstance(prompt, str):
+            kind = type(prompt).__name__
+            raise TypeError(f"prompt must be a str, not {kind}; for several call generate_batch")
         return self.generate_batch([prompt], **options)[0]
 
     def generate_batch(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str],
         *,
         max_new_tokens: int = 128,
         top_k: int | None = None,
@@ -222,15 +235,18 @@ class psannLM:  # noqa: N801 - psannlm's name
             or "keep_last" to read its last tokens only.
 
         Raises:
-          RuntimeError: the model has not been fitted or loaded.
+          RuntimeError: the model has not been fitted or loaded, or has no tokenizer.
           ValueError: an argument out of range, or a prompt that is too long.
         """
-        if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
+        texts = [] if isinstance(prompts, str) else list(prompts)
+        if isinstance(prompts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("prompts must be a list of str; for one prompt call generate")
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
             raise TypeError(f"max_new_tokens={max_new_tokens!r} must be a whole number")
-        if self._model is None or self._tokenizer is None:
+        if self._model is None:
             raise RuntimeError("the model has no weights and tokenizer yet; call fit or load first")
+        if self._tokenizer is None:
+            raise RuntimeError(f"the model {_UNATTACHED}")
         sampling = Sampling(
             temperature=temperature,
             top_k=top_k,
@@ -240,7 +256,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         )
         new = generate(
             self._model,
-            [self._prompt(p, self._tokenizer, long_prompt) for p in prompts],
+            [self._prompt(text, self._tokenizer, long_prompt) for text in texts],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_id=self._tokenizer.eos_id,
@@ -259,6 +275,25 @@ class psannLM:  # noqa: N801 - psannlm's name
                 "shorten it, or give long_prompt='keep_last'"
             )
         return ids[-self._max_length :]
+
+    def attach_tokenizer(self, tokenizer: Tokenizer | str | os.PathLike) -> "psannLM":
+        """Gives a model that came without one the tokenizer it was trained with.
+
+        Args:
+          tokenizer: as `psannLMDataPrep.tokenizer` or `data.load_tokenizer` give it, or its file.
+
+        Raises:
+          ValueError: no tokenizer is in the file, or it has more pieces than the model knows.
+        """
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = load_tokenizer(tokenizer)
+        if not isinstance(tokenizer, Tokenizer):
+            found = type(tokenizer).__name__
+            raise TypeError(f"tokenizer is {found}; give a psann_jax.data.Tokenizer, or its file")
+        if self._model is not None or self.config.vocab_size is not None:
+            check_vocabulary(self.config, tokenizer)
+        self._tokenizer = tokenizer
+        return self
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a folder of config.json, model.safetensors and the tokenizer.

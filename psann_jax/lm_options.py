@@ -9,7 +9,7 @@ import jax
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
-from psann_jax.fields import from_tree, nearest
+from psann_jax.fields import are_numbers, as_tuple, from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
 from psann_jax.interop.psannlm_geometry import SPARSE_NAMES, sparse_fields
 from psann_jax.train.config import TrainConfig
@@ -54,6 +54,14 @@ GENERATE = (
 )
 
 
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises ValueError for a value that is none of those that the argument `name` takes."""
+    if value not in choices:
+        raise ValueError(
+            f"{name}={value!r} must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+        )
+
+
 def refuse_unknown(function: str, given: Iterable[str], known: Collection[str]) -> None:
     """Raises TypeError for a name that `function` does not take, with the nearest it does."""
     for name in given:
@@ -74,11 +82,12 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
     if "positional_encoding" in fields:
         fields["positional_encoding"] = str(fields["positional_encoding"]).lower().strip()
     if "sine_params" in fields and "sine" in known:
+        if "sine" in fields:
+            raise TypeError("sine and sine_params set the same; give one of them")
         fields["sine"] = sine_config(fields.pop("sine_params"))
     if fields.get("mlp_activation") == "psann":  # psannlm's name of the sine
         fields["mlp_activation"] = "sine"
-    if fields.get("attn_impl") in ATTENTION_IMPLEMENTATIONS:
-        del fields["attn_impl"]
+    check_choice("attn_impl", fields.pop("attn_impl", "auto"), ATTENTION_IMPLEMENTATIONS)
     if "wave" in known:
         fields |= _wave_mode(fields)
     if base == "geosparse":
@@ -115,34 +124,38 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
     """
     options = {k: v for k, v in options.items() if v is not None}
     refuse_unknown("fit", options, _FIT)
+    if {"steps", "max_steps"} <= options.keys():
+        raise TypeError("steps and max_steps set the same; give one of them")
     train = {field: options[name] for name, field in _TRAIN.items() if name in options}
     optimizer = {field: options[name] for name, field in _OPTIMIZER.items() if name in options}
-    if "betas" in options:
-        if len(tuple(options["betas"])) != 2:
-            raise ValueError(f"betas={options['betas']!r} must be two numbers, as (0.9, 0.95)")
-        optimizer["b1"], optimizer["b2"] = options["betas"]
-    rows = train.get("grad_accum_steps", 1)
-    train["batch_tokens"] = max(train["batch_tokens"], rows * data.max_length)
-    remat = "full" if options.get("grad_checkpoint") else base.remat
-    dtype = _dtype(options["amp"]) if "amp" in options else base.dtype
+    if (betas := as_tuple(options.get("betas"))) is not None:
+        if not are_numbers(betas, 2):
+            raise ValueError(f"betas={betas!r} must be two numbers, as (0.9, 0.95)")
+        optimizer["b1"], optimizer["b2"] = betas
+    checked_train = from_tree(TrainConfig, train, "train.")
+    least = checked_train.grad_accum_steps * data.max_length
+    batch_tokens = max(checked_train.batch_tokens, least)
+    remat, dtype = base.remat, base.dtype
+    if "grad_checkpoint" in options:
+        remat = "full" if _flag("grad_checkpoint", options["grad_checkpoint"]) else "none"
+    if "amp" in options:
+        check_choice("amp", options["amp"], _DTYPES)
+        dtype = _DTYPES[options["amp"]]
     return Config(
         base=dataclasses.replace(base, dtype=dtype, remat=remat),
         data=data,
-        train=from_tree(TrainConfig, train, "train."),
+        train=dataclasses.replace(checked_train, batch_tokens=batch_tokens),
         optimizer=from_tree(OptimizerConfig, optimizer, "optimizer."),
     )
 
 
-def _dtype(amp: str) -> str:
-    if amp not in _DTYPES:
-        raise ValueError(
-            f"amp={amp!r} must be one of {', '.join(_DTYPES)}{nearest(str(amp), _DTYPES)}"
-        )
-    return _DTYPES[amp]
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return value
 
 
 def devices_of(ddp: str) -> list[jax.Device]:
     """The devices of a fit: all of them for auto and on, one for off."""
-    if ddp not in ("auto", "on", "off"):
-        raise ValueError(f"ddp={ddp!r} must be auto, on or off{nearest(str(ddp), ('auto',))}")
+    check_choice("ddp", ddp, ("auto", "on", "off"))
     return jax.devices()[:1] if ddp == "off" else jax.devices()

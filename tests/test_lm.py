@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from psann_jax import psannLM, psannLMDataPrep
+from psann_jax import bases, psannLM, psannLMDataPrep
 from psann_jax.lm_options import fit_config
 
 SIZES = {"d_model": 32, "n_layers": 1, "n_heads": 4, "d_mlp": 48}
@@ -177,7 +177,6 @@ def test_a_default_is_that_of_psannlm():
         ),
         ({"base": "waveresnet", "geosparse_k": 4}, "it is an option of geosparse"),
         ({"base": "geosparse", "k_fft": 4}, "it is an option of sgrpsann"),
-        ({"attn_impl": "flash"}, "no argument 'attn_impl'"),
     ],
 )
 def test_an_unknown_argument_names_the_nearest(option, said):
@@ -192,6 +191,7 @@ def test_an_unknown_argument_names_the_nearest(option, said):
         ({"n_heads": 5}, r"d_model=32 is not a multiple of base\.n_heads=5"),
         ({"positional_encoding": "rotary"}, "rope, alibi, sinusoidal"),
         ({"dropout": 1.5}, "dropout=1.5"),
+        ({"attn_impl": "flash"}, "attn_impl='flash' must be one of math, sdpa, auto"),
         ({"sine_params": {"freq_int": 1}}, "did you mean 'freq_init'"),
         ({"mlp_activation": "swish"}, "mlp_activation='swish' must be one of sine"),
         (
@@ -264,8 +264,14 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
         ({"batch_size": 3}, TypeError, "fit has no argument 'batch_size'"),
         ({"warmup": 3}, TypeError, "did you mean 'warmup_steps'"),
         ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp16, fp32, none"),
-        ({"ddp": "yes"}, ValueError, "ddp='yes' must be auto, on or off"),
+        ({"ddp": "yes"}, ValueError, "ddp='yes' must be one of auto, on, off"),
         ({"epochs": 0}, ValueError, "epochs=0"),
+        ({"batch_tokens": -5}, ValueError, "batch_tokens=-5 must be at least 1"),
+        ({"batch_tokens": "512"}, ValueError, "batch_tokens='512' must be a whole number"),
+        ({"grad_accum_steps": "2"}, ValueError, "grad_accum_steps='2' must be a whole number"),
+        ({"betas": 0.9}, ValueError, r"betas=0\.9 must be two numbers"),
+        ({"steps": 5, "max_steps": 9}, TypeError, "steps and max_steps set the same"),
+        ({"grad_checkpoint": "yes"}, ValueError, "grad_checkpoint='yes' must be True or False"),
         ({"lr": -1.0}, ValueError, "learning_rate=-1.0 must be positive"),
     ],
 )
@@ -634,6 +640,64 @@ def test_the_dtype_of_the_model_is_kept_without_amp(data):
     assert str(lm._model.dtype) == "float32"
 
 
+@pytest.fixture(scope="module")
+def unattached(fitted, tmp_path_factory):
+    """A model that was saved without its tokenizer."""
+    folder = tmp_path_factory.mktemp("unattached")
+    fitted.save(folder)
+    (folder / "tokenizer.model").unlink()
+    return folder
+
+
+def test_a_tokenizer_can_be_attached(unattached, fitted, data, tmp_path):
+    data.tokenizer.save(tmp_path / "t.model")
+    expected = fitted.generate("the", **GREEDY)
+    for tokenizer in (data.tokenizer, tmp_path / "t.model"):
+        lm = psannLM.load(unattached).attach_tokenizer(tokenizer)
+        assert lm.generate("the", **GREEDY) == expected
+
+
+def test_a_tokenizer_of_a_larger_vocabulary_is_not_attached(unattached):
+    lm, other = psannLM.load(unattached), psannLMDataPrep(["zyxwvu ZYXWVU 0123456789" * 9])
+    with pytest.raises(ValueError, match="the model knows"):
+        lm.attach_tokenizer(other.tokenizer)
+    with pytest.raises(TypeError, match="tokenizer is list"):
+        lm.attach_tokenizer(["a"])
+
+
+def test_a_fit_without_the_tokenizer_of_the_weights_is_refused(unattached, data):
+    lm = psannLM.load(unattached)
+    with pytest.raises(RuntimeError, match="without a tokenizer; call attach_tokenizer"):
+        lm.fit(data, **ONE_STEP)
+    with pytest.raises(RuntimeError, match="without a tokenizer"):
+        lm.generate("the")
+
+
+def test_a_new_model_is_fitted_with_the_tokenizer_it_was_given(data):
+    lm = psannLM(base="respsann", **SIZES).attach_tokenizer(data.tokenizer)
+    lm.fit(psannLMDataPrep(["zyx wvu"] * 20, tokenizer="char", max_length=16), **ONE_STEP)
+    assert lm.tokenizer.to_bytes() == data.tokenizer.to_bytes()
+
+
+def test_a_base_keeps_its_own_sizes():
+    assert psannLM("mamba2").config == bases.get("mamba2")()
+    assert psannLM("mamba2", mamba={"head_dim": 64}).n_heads == 16
+
+
+def test_prompts_may_come_one_by_one(fitted):
+    prompts = ["the", "a cat"]
+    assert fitted.generate_batch(iter(prompts), **GREEDY) == fitted.generate_batch(
+        prompts, **GREEDY
+    )
+
+
+def test_recomputation_is_switched_on_and_off(data):
+    base = psannLM(base="respsann", **SIZES, remat="dots").config
+    for given, remat in {None: "dots", True: "full", False: "none"}.items():
+        options = {"batch_tokens": 256, "grad_checkpoint": given}
+        assert fit_config(base, data.config, options).base.remat == remat
+
+
 def test_a_vocabulary_larger_than_the_tokenizers_generates_text(data):
     lm = psannLM(base="respsann", **SIZES, vocab_size=5000)
     lm.fit(data, **ONE_STEP)
@@ -678,6 +742,7 @@ def test_edited_texts_of_the_same_size_are_refused(tmp_path):
     [
         (lambda lm: lm.generate("a", max_new_token=3), TypeError, "did you mean 'max_new_tokens'"),
         (lambda lm: lm.generate_batch("abc"), TypeError, "list of str"),
+        (lambda lm: lm.generate(["abc"]), TypeError, "prompt must be a str, not list"),
         (lambda lm: lm.generate("a", max_new_tokens=2.5), TypeError, "max_new_tokens=2.5"),
         (lambda lm: lm.generate("a", seed=2**70), ValueError, "seed="),
         (lambda _: psannLMDataPrep(["a"], max_lenght=3), TypeError, "did you mean 'max_length'"),

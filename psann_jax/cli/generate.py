@@ -34,6 +34,8 @@ def _generate(args: argparse.Namespace) -> None:
 
     set_up()
     model = psannLM.load(args.path, step=args.step)
+    if model.tokenizer is None:
+        raise ValueError(f"{args.path} has no tokenizer; import it again with --tokenizer FILE")
     text = model.generate(
         args.prompt,
         max_new_tokens=args.max_new_tokens,

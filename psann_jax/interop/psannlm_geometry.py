@@ -53,6 +53,9 @@ def sparse_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         raise ValueError(
             f"geosparse_activation={activation!r} has no types and ratios; give 'mixed'"
         )
+    if mixed and rest.get("mixed") is not None:
+        name = next(name for name in _MIXED if own.get(name) is not None)
+        raise ValueError(f"mixed and {_PREFIX}{name} set the same; give one")
     if activation == "mixed" and rest.get("mixed") is None:
         fields["mixed"] = from_tree(MixedConfig, {**mixed, "seed": own.get("seed")}, "base.mixed.")
     if geometry:

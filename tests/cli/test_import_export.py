@@ -69,6 +69,7 @@ def test_what_a_trainer_file_lacks_is_said(capsys):
     assert "a training begins anew" in notes[0]
     assert "give one by --tokenizer" in notes[1]
     assert load_folder("model").max_length == 32
+    assert "import it again with --tokenizer" in _error(["generate", "model", "a"], capsys)
 
 
 def test_a_tokenizer_may_be_given(capsys):
