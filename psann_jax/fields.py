@@ -31,6 +31,24 @@ def checked(config: Any, prefix: str = "") -> Any:
     return type(config)(**values)
 
 
+def take_types(config: Any, prefix: str) -> None:
+    """Gives each field of a dataclass what its annotation wants, in place; for a __post_init__.
+
+    Fields that hold a config of their own stay as they are.
+
+    Args:
+      prefix: stands before the field names of errors, as "base.".
+
+    Raises:
+      ValueError: a field has a value of another type.
+    """
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        if not dataclasses.is_dataclass(hint := hints[field.name]):
+            value = _typed(getattr(config, field.name), hint, prefix + field.name)
+            object.__setattr__(config, field.name, value)  # of a frozen one too
+
+
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """`value` as its annotation wants it: lists become tuples, whole floats ints."""
     origin, args = get_origin(hint), get_args(hint)
@@ -40,9 +58,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return _typed(value, next(a for a in args if a is not type(None)), name)
     if origin is tuple:
         return _typed_tuple(value, args, name)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and is_number(value):
         return float(value)
-    if hint is int and isinstance(value, float) and math.isfinite(value) and value == int(value):
+    if hint is int and is_number(value) and math.isfinite(value) and value == int(value):
         return int(value)
     wrong_bool = isinstance(value, bool) and hint is not bool
     if wrong_bool or (isinstance(hint, type) and not isinstance(value, hint)):

@@ -5,14 +5,18 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from psann_jax import bases
 from psann_jax.config import Config, checked, from_json, leaves, nearest, to_json
 from psann_jax.data import DataConfig
 from psann_jax.fields import local_path
+from psann_jax.nn.mixed import MixedConfig
 from psann_jax.nn.sine import SineConfig
+from psann_jax.nn.sparse import GeometryConfig
 from psann_jax.train.config import TrainConfig
+from psann_jax.train.optimizer import OptimizerConfig
 
 
 def _full(name):
@@ -53,6 +57,30 @@ def test_any_scalar_survives_json(steps, rate, packed, seed):
     config.train.steps, config.optimizer.learning_rate = steps, rate
     config.data.pack_sequences, config.base.vocab_size = packed, seed
     assert from_json(to_json(config)) == config
+
+
+MADE_WRONG = {
+    r"train\.steps='100' must be a whole number": lambda: TrainConfig(steps="100"),
+    r"train\.profile_steps=20 must be text": lambda: TrainConfig(profile_steps=20),
+    r"optimizer\.learning_rate='1e-3' must be a number": lambda: OptimizerConfig(
+        learning_rate="1e-3"
+    ),
+    r"base\.d_model='64' must be a whole number": lambda: bases.get("respsann")(d_model="64"),
+    r"base\.dropout=None must be a number": lambda: bases.get("respsann")(dropout=None),
+    r"base\.geometry\.k='4' must be a whole number": lambda: GeometryConfig(k="4"),
+    r"base\.mixed\.types='sine' must be a tuple": lambda: MixedConfig(types="sine"),
+}
+
+
+@pytest.mark.parametrize("said", MADE_WRONG)
+def test_a_value_of_another_type_is_named_where_it_is_made(said):
+    with pytest.raises(ValueError, match=said):
+        MADE_WRONG[said]()
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    base = bases.get("respsann")(d_model=np.int64(64), dropout=np.float32(0.5))
+    assert (type(base.d_model), type(base.dropout)) == (int, float)
 
 
 @pytest.mark.parametrize(

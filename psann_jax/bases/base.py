@@ -5,6 +5,7 @@ from functools import partial
 import math
 from typing import ClassVar
 
+from psann_jax.fields import take_types
 from psann_jax.nn.attention import Attention
 from psann_jax.nn.block import MixerFactory, Pattern, Residual, SublayerFactory
 from psann_jax.nn.linear import NORMAL, XAVIER, Initializer
@@ -40,6 +41,7 @@ class Base:
 
     def __post_init__(self):
         self._check_nested()
+        take_types(self, "base.")
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or value < 1):

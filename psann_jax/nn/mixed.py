@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from psann_jax.fields import take_types
 from psann_jax.nn.sine import POINTWISE, Sine, SineConfig
 from psann_jax.nn.table import table, torch_permutation
 
@@ -23,6 +24,7 @@ class MixedConfig:
     seed: int | None = None  # of the layout, one for all layers; None: one a layer, by its weights
 
     def __post_init__(self):
+        take_types(self, "base.mixed.")
         known = ("sine", *POINTWISE)
         if not self.types or len(set(self.types)) < len(self.types):
             raise ValueError(f"base.mixed.types={self.types} must name kinds, each once")

@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from psann_jax.fields import take_types
 from psann_jax.ops.sine import ENVELOPES, sine
 
 PARAMETERS = ("amplitude", "frequency", "damping")
@@ -46,6 +47,7 @@ class SineConfig:
     learnable: tuple[str, ...] = PARAMETERS
 
     def __post_init__(self):
+        take_types(self, "base.sine.")
         for name in PARAMETERS:
             self._check(name)
         if self.envelope not in ENVELOPES:

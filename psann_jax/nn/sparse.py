@@ -11,6 +11,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from psann_jax.fields import take_types
 from psann_jax.nn.block import Residual
 from psann_jax.nn.linear import Linear
 from psann_jax.nn.mixed import Mixed, MixedConfig
@@ -46,6 +47,7 @@ class GeometryConfig:
     depth: int = 1  # sparse blocks of an MLP
 
     def __post_init__(self):
+        take_types(self, "base.geometry.")
         for name in ("k", "depth"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"base.geometry.{name}={value} must be at least 1")

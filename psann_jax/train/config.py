@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from psann_jax.fields import take_types
+
 PRECISIONS = ("bfloat16", "tensorfloat32", "float32")  # as jax_default_matmul_precision knows them
 
 
@@ -29,6 +31,7 @@ class TrainConfig:
     ngram_baselines: bool = False  # at the end, compare with n-gram models of the same tokens
 
     def __post_init__(self):
+        take_types(self, "train.")
         positive = ("epochs", "batch_tokens", "grad_accum_steps", "log_interval_steps")
         for name in ("steps", *positive, "keep_checkpoints", "max_skipped_steps"):
             value = getattr(self, name)

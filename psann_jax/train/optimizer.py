@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from psann_jax.fields import is_number, nearest
+from psann_jax.fields import is_number, nearest, take_types
 from psann_jax.model import decaying, rates
 
 WARMUP_SHARE = 0.05  # of the run, where warmup_steps is not given
@@ -35,6 +35,8 @@ class OptimizerConfig:
     lr_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
+        self._check_factors()
+        take_types(self, "optimizer.")
         if not self.learning_rate > 0:
             raise ValueError(
                 f"optimizer.learning_rate={self.learning_rate} must be positive, as 1e-3"
@@ -63,7 +65,6 @@ class OptimizerConfig:
                 f"optimizer.moments_dtype='bfloat16' with optimizer.b2={self.b2}: what a step adds "
                 "would be lost in rounding; set optimizer.b2=0.99 or less, or keep float32"
             )
-        self._check_factors()
         if self.decay not in ("matrices", "all"):
             raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
 
