@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from psann_jax.fields import take_types
+
+_COOLEST = 1e-5  # a smaller temperature than this counts as this, as in psannlm
+_MOST = 2**31 - 1  # that a compiled top_k can be; no vocabulary has as many
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -28,6 +33,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        take_types(self, "")
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed={self.seed} must be a whole number in [0, 2^32)")
         if not 0 <= self.temperature < float("inf"):
@@ -45,7 +51,9 @@ class Sampling:
         """What is done and by how much, for compiled code."""
         nucleus = None if self.top_p is None or self.top_p >= 1 else self.top_p
         penalty = None if self.repetition_penalty == 1 else self.repetition_penalty
-        return Draw(self.temperature or None, self.top_k, nucleus, penalty)
+        top_k = None if self.top_k is None else min(self.top_k, _MOST)
+        temperature = max(self.temperature, _COOLEST) if self.temperature else None
+        return Draw(temperature, top_k, nucleus, penalty)
 
 
 class Draw(NamedTuple):

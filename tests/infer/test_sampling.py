@@ -118,6 +118,18 @@ def test_temperature_sharpens():
     np.testing.assert_allclose(counts, np.square([4, 3, 2, 1]) / 30, atol=0.04)
 
 
+def test_a_temperature_next_to_zero_takes_the_most_likely():
+    logits = jnp.asarray([[-jnp.inf, -2.0, -1.0, -3.0]])
+    assert sample(logits, Sampling(temperature=1e-39).draw(), jax.random.key(0)).tolist() == [2]
+
+
+def test_any_number_of_tokens_may_be_kept():
+    most, all_of_them = (
+        sample(FOUR, Sampling(top_k=k).draw(), jax.random.key(0)) for k in (10**12, None)
+    )
+    assert most.tolist() == all_of_them.tolist()
+
+
 def test_no_draw_leaves_the_filter():
     assert set(_draws(Sampling(top_k=2, top_p=None))) == {0, 1}
 
@@ -134,6 +146,8 @@ def test_rows_draw_by_themselves():
         ({"temperature": -0.1}, "temperature=-0.1"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": float("inf")}, "temperature=inf"),
+        ({"temperature": "0.8"}, "temperature='0.8' must be a number"),
+        ({"seed": 1.5}, r"seed=1\.5 must be a whole number"),
         ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"top_p": 0.0}, r"top_p=0.0 must be in \(0, 1\]"),
         ({"top_p": 1.1}, "top_p=1.1"),
