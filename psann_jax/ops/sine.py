@@ -47,7 +47,7 @@ def sine(
     z = jnp.asarray(z)
     z = z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(jnp.float32)
     params = [jnp.asarray(p) for p in (amplitude, frequency, damping)]
-    if any(p.shape != z.shape[-1:] for p in params):
+    if not z.ndim or any(p.shape != z.shape[-1:] for p in params):
         return reference(z, *params, envelope=envelope)
     return _sine(z, *params, envelope)
 

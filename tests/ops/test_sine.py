@@ -160,6 +160,12 @@ def test_gradients_of_parameters_stay_float32_under_bfloat16_inputs():
         np.testing.assert_allclose(ours, exact, atol=1e-5, rtol=1e-5)
 
 
+def test_a_scalar_has_a_gradient():
+    slope = jax.grad(ops.sine)(0.5, 2.0, 3.0, 0.1)
+    wave, damped = np.sin(1.5), 2 * np.exp(-0.05)
+    assert float(slope) == pytest.approx(damped * (3 * np.cos(1.5) - 0.1 * wave), rel=1e-5)
+
+
 def test_an_unknown_envelope_names_those_there_are():
     with pytest.raises(ValueError, match="envelope='exp' must be one of abs, relu, none"):
         ops.sine(jnp.zeros((1, 1)), *[jnp.ones(1)] * 3, envelope="exp")
