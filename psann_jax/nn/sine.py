@@ -17,6 +17,7 @@ from psann_jax.ops.sine import ENVELOPES, sine
 
 PARAMETERS = ("amplitude", "frequency", "damping")
 _FLOOR = {"amplitude": 0.0, "frequency": 1e-6, "damping": 0.0}
+_MARGIN = 1e-6  # of a bound, more than float32 rounds
 _SMALLEST = 1.1920929e-7  # float32 epsilon: the least value a raw parameter stands for
 
 Interval = tuple[float | None, float | None]
@@ -28,7 +29,8 @@ class SineConfig:
 
     Each parameter starts at its value in every feature; with `_std` > 0 it is drawn from
     N(value, std) a feature; else with `_range` one value a layer is drawn from it evenly.
-    `_bounds` (low, high; None is open) hold during the whole training.
+    `_bounds` (low, high; None is open) hold during the whole training, and what would start
+    outside of them starts at the nearer one.
     """
 
     amplitude: float = 1.0
@@ -94,7 +96,11 @@ class Sine(nnx.Module):
 
     def __init__(self, features: int, config: SineConfig, *, axis: str, rngs: nnx.Rngs):
         self.amplitude, self.frequency, self.damping = (
-            nnx.Param(inverse_softplus(_initial(config, name, features, rngs)), axes=(axis,))
+            nnx.Param(
+                inverse_softplus(_within(config, name, _initial(config, name, features, rngs))),
+                axes=(axis,),
+                rate=1.0 if name in config.learnable else 0.0,  # weight decay would move it too
+            )
             for name in PARAMETERS
         )
         self.envelope, self.learnable = config.envelope, tuple(config.learnable)
@@ -138,6 +144,14 @@ def _initial(config: SineConfig, name: str, features: int, rngs: nnx.Rngs) -> ja
         low, high = sorted(interval)
         mean = jax.random.uniform(rngs.params(), (), minval=low, maxval=high)
     return jnp.full((features,), mean, jnp.float32)
+
+
+def _within(config: SineConfig, name: str, value: jax.Array) -> jax.Array:
+    """Starting values inside the bounds; rounding must not carry them out, where none learns."""
+    low, high = getattr(config, f"{name}_bounds") or (None, None)
+    low = None if low is None else low * (1 + _MARGIN)
+    high = None if high is None else high * (1 - _MARGIN)
+    return jnp.clip(value, low, None if high is None else high - _FLOOR[name])
 
 
 class Pointwise(nnx.Module):

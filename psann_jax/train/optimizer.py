@@ -170,11 +170,16 @@ def _by_part(factors: dict[str, float]) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None):
         each = jax.tree_util.tree_map_with_path(factor, params, rates(params))
-        # A factor of 1 leaves the update as it is, with no operation in the step.
-        scaled = jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, each)
-        return scaled, state
+        return jax.tree.map(_times, updates, each), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _times(update: jax.Array, factor: float) -> jax.Array:
+    """The product; a factor of 1 leaves no operation in the step, and 0 none of the update's."""
+    if factor == 0.0:
+        return jnp.zeros_like(update)
+    return update if factor == 1.0 else update * factor
 
 
 def _names(path: Any) -> list[str]:

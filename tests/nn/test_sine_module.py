@@ -91,6 +91,26 @@ def test_gradient_passes_at_a_bound_and_inside_but_not_outside(value, passes):
     assert float(slope) == float(passes)
 
 
+BOUNDED = {
+    "outside": {"frequency_bounds": (2.0, None)},
+    "at the low bound": {"damping": 0.05, "damping_bounds": (0.05, 1.0)},
+    "at the high bound": {"frequency": 1.0, "frequency_bounds": (None, 1.0)},
+    "drawn": {"amplitude_std": 2.0, "amplitude_bounds": (0.5, 1.5)},
+}
+
+
+@pytest.mark.parametrize("fields", BOUNDED.values(), ids=BOUNDED)
+def test_what_starts_at_a_bound_or_outside_learns(fields):
+    module = _sine(SineConfig(**fields), features=64)
+    z = jnp.asarray(np.random.default_rng(0).standard_normal((8, 64)), jnp.float32)
+    gradient = jax.grad(lambda m: jnp.sum(m(z) ** 2))(module)
+    name = next(iter(fields)).split("_")[0]
+    assert np.all(np.asarray(getattr(gradient, name)[...]) != 0)
+    (low, high) = fields[f"{name}_bounds"]
+    values = np.asarray(module.value(name))
+    assert (low or 0.0) <= values.min() and values.max() <= (high or np.inf)
+
+
 def test_an_open_bound_bounds_nothing():
     module = _sine(SineConfig(amplitude=50.0, amplitude_bounds=(0.5, None)))
     np.testing.assert_allclose(module.value("amplitude"), 50.0, rtol=1e-6)
@@ -108,6 +128,7 @@ def test_the_sines_argument_is_float32_in_a_bfloat16_model():
     ("fields", "said"),
     [
         ({"amplitude": 0.0}, "sine.amplitude=0.0 must be positive"),
+        ({"frequency": "1"}, r"base\.sine\.frequency='1' must be a number"),
         ({"frequency": -1.0}, "sine.frequency=-1.0 must be positive"),
         ({"frequency": float("nan")}, "sine.frequency=nan"),
         ({"damping": float("inf")}, "sine.damping=inf must be at least 0 and finite"),

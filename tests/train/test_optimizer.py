@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 import jax
@@ -13,6 +14,7 @@ import pytest
 import reference
 
 from psann_jax.model import trainable
+from psann_jax.nn.sine import Sine, SineConfig
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer, schedule
 from psann_jax.train.state import named_arrays
 
@@ -92,6 +94,13 @@ def test_no_vector_decays(decayed_in, part):
     decayed, names = decayed_in("waveresnet")
     assert any(n.endswith(part) for n in names)
     assert not any(n.endswith(part) for n in decayed)
+
+
+def test_what_does_not_learn_stays_when_all_decays():
+    """psannlm freezes them by requires_grad, and torch's AdamW passes them by."""
+    config = SineConfig(learnable=("frequency",))
+    frozen = Sine(4, config, axis="mlp", rngs=nnx.Rngs(0))
+    assert _decayed(frozen, decay="all") == ({"frequency"}, set(SINES))
 
 
 def test_all_parameters_decay_when_asked(decayed_in):
