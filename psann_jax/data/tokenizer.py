@@ -53,6 +53,11 @@ class Tokenizer(abc.ABC):
     _id_bytes: list[bytes] | None = None
 
     @property
+    def reads_whole_texts(self) -> bool:
+        """Whether the ids of a long text are not those of its parts in turn."""
+        return self._most_characters is None
+
+    @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
         """One more than the largest id."""

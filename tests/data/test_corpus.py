@@ -194,6 +194,15 @@ def test_killed_preparation_leaves_nothing_that_is_used(make_config, tmp_path):
     assert corpus.tokenizer.decode(all_targets(corpus.train)) == "some text"
 
 
+def test_rows_of_whole_texts_are_not_those_of_their_parts(make_config):
+    tokenizer = data.fit_tokenizer("hf", TEXTS, 280)
+    data.prepare(make_config(), TEXTS, tokenizer=tokenizer)
+    tokenizer._most_characters = None
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="prepared again"):
+        forbid_preparation(patch)
+        data.prepare(make_config(), TEXTS, tokenizer=tokenizer)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(make_config, tmp_path, monkeypatch):
     class Full:
         def __init__(self, *_):

@@ -197,6 +197,13 @@ def test_foreign_vocabulary_without_end_of_text_is_refused():
         backends.from_bytes(foreign({"[UNK]": 0, "a": 1}), "foreign")
 
 
+def test_foreign_vocabulary_without_unk_codes_its_own_letters():
+    content = json.loads(foreign({"x": 0, "</s>": 1, "xx": 2}))
+    content["model"]["unk_token"] = "[none]"
+    tokenizer = backends.from_bytes(json.dumps(content).encode(), "foreign")
+    assert tokenizer.encode("x xx") == [0, 2]
+
+
 def test_foreign_special_spelled_in_text_stays_text():
     vocab = {"[UNK]": 0, "a": 1, "</s>": 2}
     tokenizer = backends.from_bytes(foreign(vocab, [("</s>", 2)]), "foreign")
