@@ -13,6 +13,7 @@ import sysconfig
 import zlib
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+RECORDS = (".jsonl", ".ndjson")
 _SNIFFED_BYTES = 4096
 _FORMATS = {  # how a file begins -> what it is
     b"\x1f\x8b": "compressed by gzip, and not named .gz",
@@ -22,6 +23,7 @@ _FORMATS = {  # how a file begins -> what it is
     b"PAR1\x15": "a Parquet file",
     b"ARROW1\0\0": "an Arrow file",
     b"%PDF-": "a PDF",
+    b"\x93NUMPY": "an array of numpy",
     b"\xff\xfe": "text in UTF-16 or UTF-32",
     b"\xfe\xff": "text in UTF-16",
     **{b"BZh%d1AY&SY" % level: "compressed by bzip2" for level in range(1, 10)},
@@ -39,7 +41,9 @@ def find(sources: Iterable[str]) -> list[pathlib.Path]:
     found: dict[pathlib.Path, pathlib.Path] = {}
     for source in sources:
         for path in _expand(source):
-            found.setdefault(path.resolve(), path)  # a file may have several names
+            place = path.resolve()  # a file may have several names; one may tell its format
+            if place not in found or (_tells(path) and not _tells(found[place])):
+                found[place] = path
     return list(found.values())
 
 
@@ -71,6 +75,11 @@ def plain_suffix(path: pathlib.Path) -> str:
     return bare.suffix.lower()
 
 
+def _tells(path: pathlib.Path) -> bool:
+    """Whether the name says that there are not plain lines of text in the file."""
+    return path.suffix.lower() in _OPENERS or plain_suffix(path) in RECORDS
+
+
 def _expand(source: str) -> list[pathlib.Path]:
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
@@ -97,14 +106,15 @@ def _text_files(source: str, paths: Iterable[pathlib.Path]) -> list[pathlib.Path
 def _walk(root: pathlib.Path, skipped: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
     """Files below a folder in sorted order; hidden files and folders are left out.
 
-    Links to folders are followed, each folder is entered once.
+    Links to folders elsewhere are followed, each folder is entered once.
 
     Raises:
       ValueError: a folder cannot be read.
     """
-    entered = set()
+    entered, whole = set(), os.path.realpath(root) + os.sep
     for folder, folders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
-        if (place := os.path.realpath(folder)) in entered:
+        place = os.path.realpath(folder)
+        if place in entered or (pathlib.Path(folder).is_symlink() and place.startswith(whole)):
             folders.clear()
             continue
         entered.add(place)
@@ -140,6 +150,8 @@ def _refuse_other_formats(path: pathlib.Path) -> None:
 
 def _format_of(content: bytes) -> str:
     """What a file is that begins so, where that is known to be no UTF-8 text; else nothing."""
+    if content[257:262] == b"ustar":
+        return "a tar archive"
     return next((name for start, name in _FORMATS.items() if content.startswith(start)), "")
 
 

@@ -11,7 +11,6 @@ from psann_jax.data import files
 from psann_jax.data.config import DataConfig
 from psann_jax.data.text import blank, line_pieces, utf8
 
-_RECORDS = (".jsonl", ".ndjson")
 _NAMED = 3
 
 
@@ -116,7 +115,7 @@ class Files:
 
     def _whole(self) -> Iterator[Document]:
         for path in self.paths:
-            if files.plain_suffix(path) in _RECORDS:
+            if files.plain_suffix(path) in files.RECORDS:
                 yield from self._records(path)
             elif self.config.document == "line":
                 yield from self._lines(path)

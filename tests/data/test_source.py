@@ -135,6 +135,23 @@ def test_a_file_with_two_names_is_read_once(tmp_path, monkeypatch):
     assert texts_of("a.txt", tmp_path / "*.txt") == ["once"]
 
 
+def test_of_two_names_the_one_that_tells_the_format_is_read(tmp_path):
+    """As the cache of Hugging Face's hub has them."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "blobs" / "9af1").write_text('{"text": "a record"}\n')
+    (tmp_path / "snapshots" / "data.jsonl").symlink_to("../blobs/9af1")
+    assert texts_of(tmp_path) == ["a record"]
+
+
+def test_a_link_within_a_folder_changes_no_order(tmp_path):
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    (tmp_path / "latest").symlink_to("v2")
+    assert texts_of(tmp_path) == ["v1", "v2"]
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("a")
 
@@ -151,6 +168,8 @@ OTHER_FORMATS = {
     "books.txt.bz2": (b"BZh91AY&SYtext", "compressed by bzip2"),
     "noted": (gzip.compress(b"text"), "compressed by gzip, and not named .gz"),
     "table.parquet": (b"PAR1\x15\x04", "a Parquet file"),
+    "books.tar": (bytes(257) + b"ustar\x0000text", "a tar archive"),
+    "rows.npy": (b"\x93NUMPY\x01\0text", "an array of numpy"),
     "windows.txt": ("text".encode("utf-16"), "text in UTF-16"),
 }
 
