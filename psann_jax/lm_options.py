@@ -9,7 +9,7 @@ import jax
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
-from psann_jax.fields import are_numbers, as_tuple, from_tree, nearest
+from psann_jax.fields import are_numbers, from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
 from psann_jax.interop.psannlm_geometry import SPARSE_NAMES, sparse_fields
 from psann_jax.train.config import TrainConfig
@@ -56,7 +56,7 @@ GENERATE = (
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises ValueError for a value that is none of those that the argument `name` takes."""
-    if value not in choices:
+    if value not in tuple(choices):
         raise ValueError(
             f"{name}={value!r} must be one of {', '.join(choices)}{nearest(str(value), choices)}"
         )
@@ -93,6 +93,9 @@ def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any])
     if base == "geosparse":
         fields, sparse = sparse_fields(fields)
         fields |= sparse
+    for theirs, ours in WAVE_NAMES.items():
+        if theirs != ours and {theirs, ours} <= fields.keys():
+            raise TypeError(f"{ours} and {theirs} set the same; give one of them")
     fields = {WAVE_NAMES.get(name, name): value for name, value in fields.items()}
     for name in fields:
         if name not in known:
@@ -128,7 +131,8 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
         raise TypeError("steps and max_steps set the same; give one of them")
     train = {field: options[name] for name, field in _TRAIN.items() if name in options}
     optimizer = {field: options[name] for name, field in _OPTIMIZER.items() if name in options}
-    if (betas := as_tuple(options.get("betas"))) is not None:
+    if (betas := options.get("betas")) is not None:
+        betas = tuple(betas) if isinstance(betas, Iterable) else betas
         if not are_numbers(betas, 2):
             raise ValueError(f"betas={betas!r} must be two numbers, as (0.9, 0.95)")
         optimizer["b1"], optimizer["b2"] = betas

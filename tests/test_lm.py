@@ -12,6 +12,7 @@ import pytest
 
 from psann_jax import bases, psannLM, psannLMDataPrep
 from psann_jax.lm_options import fit_config
+from psann_jax.nn.sine import SineConfig
 
 SIZES = {"d_model": 32, "n_layers": 1, "n_heads": 4, "d_mlp": 48}
 TEXTS = [f"the cat number {i} sat on mat {i}." for i in range(24)]
@@ -167,6 +168,8 @@ def test_a_default_is_that_of_psannlm():
 @pytest.mark.parametrize(
     ("option", "said"),
     [
+        ({"wave_kernel_size": 5, "kernel": 7}, "kernel and wave_kernel_size set the same"),
+        ({"sine": SineConfig(), "sine_params": {}}, "sine and sine_params set the same"),
         ({"n_layer": 3}, "has no argument 'n_layer'; did you mean 'n_layers'"),
         ({"wave_interleaved": True}, "no argument 'wave_interleaved'"),
         ({"base": "respsann", "wave_kernel_size": 3}, "psannLM.base='respsann'. has no argument"),
@@ -209,6 +212,10 @@ def test_an_unknown_argument_names_the_nearest(option, said):
             {"base": "geosparse", "mlp_activation": "gelu", "geosparse_activation": "tanh"},
             "set the same",
         ),
+        (
+            {"base": "geosparse", "geosparse_norm": "layer", "norm": "none"},
+            "norm and geosparse_norm set the same",
+        ),
         ({"sine_params": 3}, "sine_params=3 must be a mapping"),
         ({"sine_params": {"trainable": "false"}}, "trainable='false' must be True or False"),
         ({"sine_params": {"amp_init_std": float("nan")}}, "amplitude_std=nan"),
@@ -244,6 +251,7 @@ def test_a_value_that_is_refused_is_named(option, said):
         ("eps", 1e-6, "optimizer.eps", 1e-6),
         ("grad_clip", 0.5, "optimizer.grad_clip", 0.5),
         ("betas", (0.8, 0.9), "optimizer.b2", 0.9),
+        ("betas", np.array([0.8, 0.9]), "optimizer.b2", 0.9),
         ("amp", "none", "base.dtype", "float32"),
         ("amp", "bf16", "base.dtype", "bfloat16"),
         ("amp", "fp16", "base.dtype", "float16"),
@@ -725,6 +733,17 @@ def test_a_fit_in_a_folder_is_not_evaluated_on_other_text(data, tmp_path):
     psannLM(base="respsann", **SIZES).fit(data, checkpoint_dir=tmp_path / "run", **ONE_STEP)
     with pytest.raises(ValueError, match="texts in memory"):
         evaluate_run(tmp_path / "run")
+
+
+def test_a_run_with_a_given_tokenizer_is_evaluated_with_it(data, tmp_path):
+    from psann_jax.run.evaluate import evaluate_run
+
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS))
+    files = psannLMDataPrep(tmp_path / "a.txt", **{**PREP, "max_length": 16}, val_split=0.25)
+    other = psannLMDataPrep(["zyxw vuts"] * 9, **PREP).tokenizer
+    lm = psannLM(base="respsann", **SIZES).attach_tokenizer(other)
+    lm.fit(files, checkpoint_dir=tmp_path / "run", **ONE_STEP)
+    assert np.isfinite(evaluate_run(tmp_path / "run")["val_loss"])
 
 
 def test_edited_texts_of_the_same_size_are_refused(tmp_path):

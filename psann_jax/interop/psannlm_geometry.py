@@ -29,6 +29,9 @@ def sparse_fields(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     own = {k.removeprefix(_PREFIX): v for k, v in config.items() if k in SPARSE_NAMES}
     rest = {k: v for k, v in config.items() if k not in SPARSE_NAMES}
     fields = {theirs: own[name] for name, theirs in _BASE.items() if name in own}
+    for name, theirs in _BASE.items():
+        if name in own and rest.get(theirs) is not None:
+            raise ValueError(f"{theirs} and {_PREFIX}{name} set the same; give one")
     _check_ways(own)
     geometry = {name: own[name] for name in _GEOMETRY if name in own}
     if isinstance(shape := geometry.get("shape"), str):

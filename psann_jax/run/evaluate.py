@@ -10,6 +10,7 @@ from psann_jax.config import Config
 from psann_jax.data import prepare
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.run.load import load_run
+from psann_jax.run.text import corpus_of_run
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.step import carried_eval_step, eval_step
 
@@ -37,9 +38,7 @@ def evaluate_run(
         data = dataclasses.replace(data, sources=sources, val_split=0.0, tokenizer_path=tokenizer)
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files to evaluate on")
-    corpus = prepare(data)
-    if not sources:
-        workdir.refuse_other_data(corpus.meta)
+    corpus = prepare(data) if sources else corpus_of_run(workdir, data)
     rows, meta = (corpus.train, corpus.meta.train) if sources else (corpus.val, corpus.meta.val)
     if rows is None or meta is None:
         raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")

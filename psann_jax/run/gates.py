@@ -19,6 +19,7 @@ from psann_jax.model import LM
 from psann_jax.run.load import load_run
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
+from psann_jax.run.text import corpus_of_run
 from psann_jax.run.train import train
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.config import TrainConfig
@@ -68,9 +69,8 @@ def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
         data = dataclasses.replace(data, **chosen)
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files with --text")
-    rows, corpus = read_metrics(workdir.metrics), prepare(data)
-    if not sources:
-        workdir.refuse_other_data(corpus.meta)
+    rows = read_metrics(workdir.metrics)
+    corpus = prepare(data) if sources else corpus_of_run(workdir, data)
     counted = None if sources else corpus  # the run's losses are of its own text
     return _gates(run.config, corpus, run.model, gates_run.training(rows, _unigram(counted)), rows)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from psann_jax.data import DataConfig, Rows, Tokenizer, prepare
+from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, prepare
 from psann_jax.run.workdir import Workdir
 
 
@@ -14,6 +14,22 @@ class Text:
     name: str
 
 
+def corpus_of_run(workdir: Workdir, data: DataConfig) -> Corpus:
+    """The rows that a run of `data` was trained on.
+
+    Its tokenizer may have been given to it, and is then another than a fit to its text.
+
+    Raises:
+      ValueError: its texts cannot be read, or have changed.
+    """
+    corpus = prepare(data)
+    if not workdir.changed_data(corpus.meta):
+        return corpus
+    corpus = prepare(dataclasses.replace(data, tokenizer_path=str(workdir.tokenizer)))
+    workdir.refuse_other_data(corpus.meta)
+    return corpus
+
+
 def rows_of_run(workdir: Workdir, data: DataConfig) -> Text:
     """The validation rows of a run, its training rows if it has none.
 
@@ -22,8 +38,7 @@ def rows_of_run(workdir: Workdir, data: DataConfig) -> Text:
     """
     if workdir.texts_in_memory():
         raise ValueError(f"{workdir.path} was trained on texts in memory")
-    corpus = prepare(data)
-    workdir.refuse_other_data(corpus.meta)
+    corpus = corpus_of_run(workdir, data)
     if corpus.val is None:
         return Text(corpus.train, "training text, since there is no validation text")
     return Text(corpus.val, "validation text")

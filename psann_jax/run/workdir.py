@@ -152,15 +152,19 @@ class Workdir:
 
     def refuse_other_data(self, meta: CorpusMeta) -> None:
         """Raises ValueError where the rows are not those that the run began with."""
-        if not self.data.exists():
-            return
-        old, new = json.loads(self.data.read_text()), identity(meta)
-        if changed := [n for n in new if old.get(n) != new[n]]:
-            said = ", ".join(f"{n} {old.get(n)} -> {new[n]}" for n in changed)
+        if changed := self.changed_data(meta):
+            said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
             raise ValueError(
                 f"the text of data.sources has changed since the run in {self.path} began "
                 f"({said}); bring it back, or choose another --workdir"
             )
+
+    def changed_data(self, meta: CorpusMeta) -> dict[str, tuple[object, object]]:
+        """In what the rows differ from those that the run began with: name -> (old, new)."""
+        if not self.data.exists():
+            return {}
+        old, new = json.loads(self.data.read_text()), identity(meta)
+        return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}
 
     def texts_in_memory(self) -> bool:
         """Whether the run's documents were given by a program, so that no path leads to them."""
