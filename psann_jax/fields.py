@@ -58,14 +58,24 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return _typed(value, next(a for a in args if a is not type(None)), name)
     if origin is tuple:
         return _typed_tuple(value, args, name)
+    if getattr(value, "ndim", None) == 0:  # an array's single number
+        value = value.item()
     if hint is float and is_number(value):
-        return float(value)
-    if hint is int and is_number(value) and math.isfinite(value) and value == int(value):
+        return _as_float(value, name)
+    whole = is_whole(value) or (is_number(value) and math.isfinite(value) and value == int(value))
+    if hint is int and whole:
         return int(value)
     wrong_bool = isinstance(value, bool) and hint is not bool
     if wrong_bool or (isinstance(hint, type) and not isinstance(value, hint)):
         raise ValueError(f"{name}={value!r} must be {_WANTED.get(hint, f'of type {hint}')}")
     return value
+
+
+def _as_float(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is a number of over 308 digits; give a smaller one") from None
 
 
 def _typed_tuple(value: Any, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:

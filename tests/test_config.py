@@ -5,6 +5,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,7 +80,7 @@ def test_a_value_of_another_type_is_named_where_it_is_made(said):
 
 
 def test_numbers_of_numpy_become_plain_ones():
-    base = bases.get("respsann")(d_model=np.int64(64), dropout=np.float32(0.5))
+    base = bases.get("respsann")(d_model=np.int64(64), dropout=jnp.float32(0.5))
     assert (type(base.d_model), type(base.dropout)) == (int, float)
 
 

@@ -17,7 +17,7 @@ from psann_jax.ops.sine import ENVELOPES, sine
 
 PARAMETERS = ("amplitude", "frequency", "damping")
 _FLOOR = {"amplitude": 0.0, "frequency": 1e-6, "damping": 0.0}
-_MARGIN = 1e-6  # of a bound, more than float32 rounds
+_MARGIN = 4e-6  # of a bound, more than float32 rounds
 _SMALLEST = 1.1920929e-7  # float32 epsilon: the least value a raw parameter stands for
 
 Interval = tuple[float | None, float | None]
@@ -29,8 +29,9 @@ class SineConfig:
 
     Each parameter starts at its value in every feature; with `_std` > 0 it is drawn from
     N(value, std) a feature; else with `_range` one value a layer is drawn from it evenly.
-    `_bounds` (low, high; None is open) hold during the whole training, and what would start
-    outside of them starts at the nearer one.
+    `_bounds` (low, high; None is open) hold during the whole training. What would
+    start outside of them starts at the nearer one; what a step carries out of them stays at the
+    bound from then on, since it has no gradient there (as in psannlm).
     """
 
     amplitude: float = 1.0
