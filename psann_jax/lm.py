@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import contextlib
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 import warnings
 
@@ -286,7 +287,7 @@ class psannLM:  # noqa: N801 - psannlm's name
           ValueError: no tokenizer is in the file, or it has more pieces than the model knows.
         """
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = load_tokenizer(tokenizer)
+            tokenizer = load_tokenizer(Path(tokenizer))
         if not isinstance(tokenizer, Tokenizer):
             found = type(tokenizer).__name__
             raise TypeError(f"tokenizer is {found}; give a psann_jax.data.Tokenizer, or its file")
