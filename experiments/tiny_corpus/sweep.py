@@ -18,7 +18,7 @@ from configs.tiny_corpus import get_config
 from psann_jax import bases
 from psann_jax.run.sweep import Sweep
 
-TRIED = (1e-3, 2e-3, 4e-3)
+TRIED = (1e-3, 2e-3, 4e-3, 8e-3)  # the last with the transformer alone
 RATES = {"waveresnet": 2e-3, "modern": 4e-3}  # the best of the search
 WIDTHS = {"d_model": 256, "n_layers": 4, "n_heads": 4}
 
