@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 import warnings
 
-from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, prepare
+from psann_jax.data import Corpus, DataConfig, Rows, Tokenizer, load_tokenizer, prepare
 from psann_jax.lm_options import refuse_unknown
 
 _TOKENIZERS = {"tokenizers": "hf", "simple": "char"}  # psannlm's names
 _ARGUMENTS = (
     "tokenizer",
     "tokenizer_model_path",
+    "tokenizer_special_map_path",
     "vocab_size",
     "max_length",
     "pack_sequences",
@@ -32,6 +33,8 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
         Each line of a text file that is not blank is a document.
       tokenizer: auto, sentencepiece, tokenizers (or hf), char (or simple), groundthink-char.
       tokenizer_model_path: a tokenizer file to use as it is.
+      tokenizer_special_map_path: the special_tokens_map.json of such a file, a tokenizer.json,
+        where its end of text is not spelled as usual.
       vocab_size: the most pieces a fitted tokenizer gets; few texts yield fewer.
       max_length: tokens a row.
       pack_sequences: join documents into full rows; False gives each its own.
@@ -51,6 +54,7 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
         *,
         tokenizer: str = "auto",
         tokenizer_model_path: str | os.PathLike | None = None,
+        tokenizer_special_map_path: str | os.PathLike | None = None,
         vocab_size: int = 32_000,
         max_length: int = 1024,
         pack_sequences: bool = True,
@@ -62,11 +66,16 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
     ):
         refuse_unknown("psannLMDataPrep", unknown, _ARGUMENTS)
         self._texts, sources = _texts_or_sources(texts)
+        path, given = tokenizer_model_path, None
+        if tokenizer_special_map_path is not None:
+            if path is None:
+                raise TypeError("tokenizer_special_map_path goes with tokenizer_model_path")
+            path, given = None, load_tokenizer(Path(path), tokenizer_special_map_path)
         self.config = DataConfig(
             sources=sources,
             document="line",  # of a file, as psannlm reads it
             tokenizer=_TOKENIZERS.get(tokenizer, tokenizer),
-            tokenizer_path=None if tokenizer_model_path is None else str(tokenizer_model_path),
+            tokenizer_path=None if path is None else str(path),
             vocab_size=vocab_size,
             max_length=max_length,
             pack_sequences=pack_sequences,
@@ -75,7 +84,7 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
             order=order,
             seed=seed,
         )
-        self.corpus = prepare(self.config, self._texts)
+        self.corpus = prepare(self.config, self._texts, tokenizer=given)
 
     def __len__(self) -> int:
         """Number of documents."""

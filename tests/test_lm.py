@@ -570,6 +570,20 @@ def test_a_tokenizer_goes_by_psannlms_name_too(name, kind):
     assert psannLMDataPrep(TEXTS, **{**PREP, "tokenizer": name}).tokenizer_backend == kind
 
 
+def test_a_tokenizer_file_comes_with_a_map_of_its_specials(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "<stop>": 2}, "unk_token": "[UNK]"}
+    (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    (tmp_path / "map.json").write_text('{"eos": "<stop>"}')
+    paths = {"tokenizer_special_map_path": tmp_path / "map.json"}
+    with pytest.raises(TypeError, match="goes with tokenizer_model_path"):
+        psannLMDataPrep(["a"] * 9, max_length=4, **paths)
+    data = psannLMDataPrep(
+        ["a"] * 9, max_length=4, tokenizer_model_path=tmp_path / "t.json", **paths
+    )
+    assert data.tokenizer.eos_id == 2
+    assert psannLM(base="respsann", **SIZES).fit(data, **ONE_STEP).tokenizer.eos_id == 2
+
+
 def test_a_tokenizer_file_is_used_as_it_is(data, tmp_path):
     data.tokenizer.save(tmp_path / "t.model")
     other = psannLMDataPrep(["zzz"], tokenizer_model_path=tmp_path / "t.model", max_length=8)

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 import difflib
 import importlib
 import json
+import os
 import pathlib
 
+from psann_jax.data.special_map import with_special_map
 from psann_jax.data.text import pieces
 from psann_jax.data.tokenizer import Tokenizer
 from psann_jax.data.tokenizer_psannlm import (
@@ -39,8 +41,12 @@ def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load(path: str | pathlib.Path) -> Tokenizer:
+def load(path: str | pathlib.Path, special_map_path: str | os.PathLike | None = None) -> Tokenizer:
     """Reads a model file of any kind, recognised by its content.
+
+    Args:
+      special_map_path: the special_tokens_map.json of a tokenizer.json whose end of text is not
+        spelled as usual. The tokenizer keeps what it says when it is saved.
 
     Raises:
       ValueError: no such file, or it holds no tokenizer.
@@ -51,7 +57,10 @@ def load(path: str | pathlib.Path) -> Tokenizer:
             f"data.tokenizer_path={str(path)!r} is not a file; name a sentencepiece .model or a "
             "tokenizer.json, or None to fit one"
         )
-    return from_bytes(path.read_bytes(), str(path))
+    content = path.read_bytes()
+    if special_map_path is not None:
+        content = with_special_map(content, special_map_path)
+    return from_bytes(content, str(path))
 
 
 def from_bytes(content: bytes, name: str) -> Tokenizer:

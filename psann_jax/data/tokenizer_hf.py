@@ -1,6 +1,6 @@
 """Byte-level byte-pair encoding by Hugging Face tokenizers, and any tokenizer.json."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 from typing import Self
 
@@ -8,6 +8,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from psann_jax.data import special_map
 from psann_jax.data.tokenizer import SPECIALS, Ids, Tokenizer, with_specials
 
 _PARTS = ("a b\n", "c d")  # of a text that is cut as `text.pieces` does
@@ -21,12 +22,16 @@ _SPELLINGS = {
 
 
 class HFTokenizer(Tokenizer):
-    """A tokenizer.json: exact on any text if it was fitted here or is byte-level like GPT-2's."""
+    """A tokenizer.json: exact on any text if it was fitted here or is byte-level like GPT-2's.
+
+    Args:
+      named: pieces that are pad, bos, eos or unk, where the usual spellings do not tell.
+    """
 
     kind = "hf"
 
-    def __init__(self, model: tokenizers.Tokenizer):
-        self._model = model
+    def __init__(self, model: tokenizers.Tokenizer, named: Mapping[str, str] | None = None):
+        self._model, self._named = model, dict(named or {})
         self._vocab = model.get_vocab(with_added_tokens=True)
         self._size = max(self._vocab.values(), default=-1) + 1
         # Else "</s>" in a text would end the document.
@@ -62,14 +67,18 @@ class HFTokenizer(Tokenizer):
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
         """Reads a tokenizer.json."""
-        return cls(read_model(content))
+        plain, named = special_map.split(content)
+        return cls(read_model(plain), named)
 
     @property
     def vocab_size(self) -> int:
         return self._size
 
     def to_bytes(self) -> bytes:
-        return self._model.to_str().encode()
+        content = self._model.to_str()
+        if self._named:
+            content = json.dumps({**json.loads(content), special_map.KEY: self._named})
+        return content.encode()
 
     def _encode_plain(self, texts: list[str]) -> Sequence[Ids]:
         encodings = self._model.encode_batch_fast(texts, add_special_tokens=False)
@@ -89,14 +98,20 @@ class HFTokenizer(Tokenizer):
         return list(whole) == [i for ids in apart for i in ids]
 
     def _take_specials(self) -> None:
-        self.eos_id = self._first(_SPELLINGS["eos"], -1)
+        self.eos_id = self._special("eos", -1)
         if self.eos_id < 0:
-            raise ValueError(f"its vocabulary has no end of text ({', '.join(_SPELLINGS['eos'])})")
-        self.pad_id = self._first(_SPELLINGS["pad"], self.eos_id)
-        self.bos_id = self._first(_SPELLINGS["bos"], self.eos_id)
-        self.unk_id = self._first(_SPELLINGS["unk"], self.eos_id)
+            raise ValueError(
+                f"its vocabulary has no end of text ({', '.join(_SPELLINGS['eos'])}), and no map "
+                "of specials names another"
+            )
+        self.pad_id = self._special("pad", self.eos_id)
+        self.bos_id = self._special("bos", self.eos_id)
+        self.unk_id = self._special("unk", self.eos_id)
 
-    def _first(self, spellings: tuple[str, ...], default: int) -> int:
+    def _special(self, name: str, default: int) -> int:
+        if (piece := self._named.get(name)) is not None and piece not in self._vocab:
+            raise ValueError(f"the map of specials has {name} {piece!r}, its vocabulary has not")
+        spellings = _SPELLINGS[name] if piece is None else (piece,)
         return next((self._vocab[name] for name in spellings if name in self._vocab), default)
 
 

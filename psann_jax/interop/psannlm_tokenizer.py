@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import json
 from typing import Any
 
-from psann_jax.data import Tokenizer
+from psann_jax.data import Tokenizer, special_map
 from psann_jax.data.backends import psannlm_backend
 from psann_jax.data.tokenizer import BOS, EOS
 from psann_jax.data.tokenizer_psannlm import NAMES, PsannlmTokenizer
@@ -72,7 +72,7 @@ def _sentencepiece_state(tokenizer: Tokenizer) -> dict[str, Any]:
 def _hf_state(tokenizer: Tokenizer) -> dict[str, Any]:
     from psann_jax.data.tokenizer_hf import read_model  # here, since its package may be missing
 
-    content = tokenizer.to_bytes()
+    content, _ = special_map.split(tokenizer.to_bytes())
     model = read_model(json.dumps(_without_specials(json.loads(content))).encode())
     vocab = model.get_vocab()
     if vocab != read_model(content).get_vocab():

@@ -197,6 +197,38 @@ def test_foreign_vocabulary_without_end_of_text_is_refused():
         backends.from_bytes(foreign({"[UNK]": 0, "a": 1}), "foreign")
 
 
+def test_a_map_names_the_specials_of_a_foreign_vocabulary(tmp_path):
+    path, specials = tmp_path / "tokenizer.json", tmp_path / "special_tokens_map.json"
+    path.write_bytes(foreign({"[UNK]": 0, "a": 1, "<stop>": 2, "<go>": 3}))
+    content = {"eos_token": {"content": "<stop>"}, "bos_token": "<go>", "mask_token": "x"}
+    specials.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no end of text .* no map of specials names another"):
+        load_tokenizer(path)
+    tokenizer = load_tokenizer(path, specials)
+    tokenizer.save(tmp_path / "saved")
+    for found in (tokenizer, load_tokenizer(tmp_path / "saved")):
+        assert (found.eos_id, found.bos_id, found.unk_id, found.pad_id) == (2, 3, 0, 2)
+        assert found.encode("a a") == [1, 1]
+
+
+WRONG_MAPS = {
+    '{"eos_token": "<end>"}': "has eos '<end>', its vocabulary has not",
+    '{"mask_token": "x"}': "names no special",
+    "[": "special_map_path=.* cannot be read",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_MAPS)
+def test_a_map_that_names_no_special_of_the_vocabulary_is_refused(tmp_path, content):
+    (tmp_path / "t.json").write_bytes(foreign({"[UNK]": 0, "a": 1, "</s>": 2}))
+    (tmp_path / "map.json").write_text(content)
+    with pytest.raises(ValueError, match=WRONG_MAPS[content]):
+        load_tokenizer(tmp_path / "t.json", tmp_path / "map.json")
+    fitted("char").save(tmp_path / "char")
+    with pytest.raises(ValueError, match="specials of a tokenizer.json; leave it out"):
+        load_tokenizer(tmp_path / "char", tmp_path / "map.json")
+
+
 def test_foreign_vocabulary_without_unk_codes_its_own_letters():
     content = json.loads(foreign({"x": 0, "</s>": 1, "xx": 2}))
     content["model"]["unk_token"] = "[none]"

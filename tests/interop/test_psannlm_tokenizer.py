@@ -363,3 +363,12 @@ def test_damaged_file_is_named(name, fault, tmp_path):
     (tmp_path / "broken").write_bytes(content)
     with pytest.raises(ValueError, match=r"^data\.tokenizer_path=.*broken.*holds no usable"):
         load_tokenizer(tmp_path / "broken")
+
+
+def test_specials_that_a_map_names_go_along(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "<stop>": 2}, "unk_token": "[UNK]"}
+    (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    (tmp_path / "map.json").write_text('{"eos_token": "<stop>"}')
+    state = to_state(load_tokenizer(tmp_path / "t.json", tmp_path / "map.json"))
+    assert state["special_ids"] == {"pad": 2, "bos": 2, "eos": 2, "unk": 0}
+    assert tokenizers.Tokenizer.from_str(state["model"]).token_to_id("<stop>") == 2
