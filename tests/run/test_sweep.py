@@ -302,7 +302,7 @@ def test_a_sweep_that_makes_no_sense(sweep, change, message):
         ({"base.sine.frequencey": 3.0}, "no field 'base.sine.frequencey'"),
         ({"base.sine.frequency": -3.0}, "base.sine.frequency=-3.0"),
         ({"base.sine.frequency.x": 3.0}, "no field 'base.sine.frequency.x'"),
-        ({"train.steps": "ten"}, "train.steps='ten' cannot be used"),
+        ({"train.steps": "ten"}, "train.steps='ten' must be a whole number"),
         ({"base": "respsann"}, "base='respsann' must be a Base"),
         ({"data.val_split": 0}, "needs validation text, and variant 'bad' has data.val_split=0"),
     ],
