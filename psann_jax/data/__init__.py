@@ -7,7 +7,7 @@ from psann_jax.data.backends import fit as fit_tokenizer
 from psann_jax.data.backends import load as load_tokenizer
 from psann_jax.data.cache import CorpusMeta, SplitMeta
 from psann_jax.data.config import DataConfig
-from psann_jax.data.corpus import Corpus, prepare
+from psann_jax.data.corpus import Corpus, HeldOut, prepare
 from psann_jax.data.order import n_steps, row_order
 from psann_jax.data.pipeline import batches
 from psann_jax.data.shards import Rows
@@ -18,6 +18,7 @@ __all__ = [
     "Corpus",
     "CorpusMeta",
     "DataConfig",
+    "HeldOut",
     "Rows",
     "Share",
     "SplitMeta",

@@ -6,8 +6,10 @@ and never a wrong token.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import copy
 import hashlib
 import pathlib
+from typing import Self
 
 from array_record.python import array_record_module
 import numpy as np
@@ -19,6 +21,7 @@ from psann_jax.seq import Batch
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _SHARD_BYTES = 256 << 20
+_ROWS_AT_ONCE = 512
 _READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
@@ -117,6 +120,17 @@ class Rows:
 
     def __len__(self) -> int:
         return self._n_rows
+
+    def first(self, n: int) -> Self:
+        """The first n rows, or all where there are fewer."""
+        rows = copy.copy(self)
+        rows._n_rows = min(n, self._n_rows)
+        return rows
+
+    def in_order(self) -> Iterator[Batch]:
+        """All rows, as they are stored, some hundred at a time."""
+        for first in range(0, self._n_rows, _ROWS_AT_ONCE):
+            yield self.batch(np.arange(first, min(first + _ROWS_AT_ONCE, self._n_rows)))
 
     def batch(self, indices: Sequence[int] | np.ndarray, *, goes_on: bool = False) -> Batch:
         """The rows of these numbers, [n, T]; -1 gives a row of padding.

@@ -16,7 +16,6 @@ import numpy as np
 from psann_jax.data import Rows
 
 _ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
-_ROWS_AT_ONCE = 512
 
 
 def ngram_bits_per_byte(
@@ -49,8 +48,7 @@ def ngram_bits_per_byte(
 def unigram_nats(rows: Rows, vocab_size: int) -> float:
     """Entropy of how often each token is a target in `rows`, in nats a token."""
     counts = np.zeros(vocab_size, np.int64)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        batch = rows.batch(np.arange(first, min(first + _ROWS_AT_ONCE, len(rows))))
+    for batch in rows.in_order():
         counts += np.bincount(batch.targets[batch.weights > 0], minlength=vocab_size)
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
@@ -116,8 +114,7 @@ def _bits(vocab_size: int) -> int:
 def _trigrams(rows: Rows, bits: int, vocab_size: int) -> np.ndarray:
     """Each target with weight after the two tokens before it, [n] int64; V for no token."""
     found = []
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        batch = rows.batch(np.arange(first, min(first + _ROWS_AT_ONCE, len(rows))))
+    for batch in rows.in_order():
         inputs = batch.inputs.astype(np.int64)
         earlier = np.roll(inputs, 1, axis=1)
         earlier[batch.positions == 0] = vocab_size

@@ -7,7 +7,7 @@ import jax
 
 from psann_jax import sharding
 from psann_jax.config import Config
-from psann_jax.data import prepare
+from psann_jax.data import HeldOut, prepare
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.run.load import load_run
 from psann_jax.run.text import corpus_of_run
@@ -39,24 +39,19 @@ def evaluate_run(
     elif workdir.texts_in_memory():
         raise ValueError(f"{path} was trained on texts in memory; name files to evaluate on")
     corpus = prepare(data) if sources else corpus_of_run(workdir, data)
-    rows, meta = (corpus.train, corpus.meta.train) if sources else (corpus.val, corpus.meta.val)
-    if rows is None or meta is None:
+    held_out, meta = corpus.held_out(), corpus.meta.val
+    if sources:
+        held_out, meta = HeldOut(corpus.train, corpus.meta.train.bytes), corpus.meta.train
+    if held_out is None or meta is None:
         raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
     mesh = sharding.make_mesh(data=-1, fsdp=1)
     batch_rows = max(1, batch_tokens // data.max_length)
     with jax.set_mesh(mesh):
-        result = evaluate(
-            jax.jit(eval_step),
-            run.model,
-            rows,
-            mesh,
-            batch_rows=batch_rows,
-            bytes_per_token=meta.bytes / max(1, meta.tokens),
-        )
+        result = evaluate(jax.jit(eval_step), run.model, held_out, mesh, batch_rows=batch_rows)
         if data.order == "tracks":
             carried = jax.jit(carried_eval_step, donate_argnums=2)
             tracks = _tracks(run.config)
-            result |= evaluate_carried(carried, run.model, rows, mesh, tracks=tracks)
+            result |= evaluate_carried(carried, run.model, held_out.rows, mesh, tracks=tracks)
     return {"step": run.step, "documents": meta.documents, "tokens": meta.tokens, **result}
 
 

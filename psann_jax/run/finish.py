@@ -11,8 +11,10 @@ from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.model import LM
 from psann_jax.run.curve import plot_losses
+from psann_jax.run.plan import Plan
 from psann_jax.run.report import Report
 from psann_jax.run.train import Outcome
+from psann_jax.run.validation import held_out
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.metrics import read_metrics
 
@@ -49,16 +51,13 @@ def _beginning(row: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     return document
 
 
-def ngram_baselines(corpus: Corpus) -> dict[str, float]:
-    """Validation bits per byte of n-gram models of the same tokens; none without validation."""
-    if corpus.val is None or corpus.meta.val is None:
-        return {}
-    n_bytes = corpus.meta.val.bytes
-    return ngram_bits_per_byte(corpus.train, corpus.val, corpus.tokenizer.vocab_size, n_bytes)
-
-
 def finish(
-    config: Config, corpus: Corpus, outcome: Outcome, workdir: Workdir, report: Report
+    config: Config,
+    corpus: Corpus,
+    plan: Plan,
+    outcome: Outcome,
+    workdir: Workdir,
+    report: Report,
 ) -> None:
     """Writes samples and curve, and says how good the model is. Every process takes part."""
     texts = []
@@ -75,8 +74,11 @@ def finish(
         workdir.samples.write_text(samples + "\n", errors="replace")
         report.line(samples)
     validated = [r for r in rows if "val_bits_per_byte" in r]
-    if validated:
-        baselines = ngram_baselines(corpus) if config.train.ngram_baselines else {}
+    if validated and (val := held_out(config, corpus, plan)):
+        baselines = {}
+        if config.train.ngram_baselines:
+            size = corpus.tokenizer.vocab_size
+            baselines = ngram_bits_per_byte(corpus.train, val.rows, size, val.n_bytes)
         compared = {**baselines, "this model": validated[-1]["val_bits_per_byte"]}
         said = ", ".join(f"{name} {value:.3f}" for name, value in compared.items())
         report.line(f"validation bits per byte: {said}")

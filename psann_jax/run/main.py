@@ -52,7 +52,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     with machine_failures(), workdir.held():
         workdir.open(config, corpus)
         outcome = train(config, corpus, plan, report=report, workdir=workdir)
-        cluster.together(lambda: finish(config, corpus, outcome, workdir, report))
+        cluster.together(lambda: finish(config, corpus, plan, outcome, workdir, report))
     return outcome
 
 

@@ -6,7 +6,7 @@ import jax
 
 from psann_jax import sharding
 from psann_jax.config import Config
-from psann_jax.data import Corpus, Rows, batches
+from psann_jax.data import Corpus, HeldOut, Rows, batches
 from psann_jax.evals.fusion import fusion_means
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
 from psann_jax.run.plan import Plan
@@ -18,34 +18,36 @@ from psann_jax.train.step import carried_eval_step, eval_step
 _WEIGHED_ROWS = 8  # on which the means of gates are taken
 
 
+def held_out(config: Config, corpus: Corpus, plan: Plan) -> HeldOut | None:
+    """The validation text that a run reads each time, if it has any."""
+    return corpus.held_out(config.train.eval_batches * _rows_at_once(config, plan))
+
+
+def _rows_at_once(config: Config, plan: Plan) -> int:
+    """As many as a micro-batch has, so that validation needs no more memory."""
+    return max(1, plan.batch_rows // config.train.grad_accum_steps)
+
+
 class Validation:
     """Loss on the validation rows; on tracks also with carried states; a hybrid's gates."""
 
     def __init__(self, config: Config, corpus: Corpus, plan: Plan):
         self.config, self.corpus, self.plan = config, corpus, plan
+        self.held_out = held_out(config, corpus, plan)
         self.eval_step = jax.jit(eval_step)
         self.carried_eval_step = jax.jit(carried_eval_step, donate_argnums=2)
 
     def __call__(self, state: TrainState) -> dict[str, Any]:
         """The metrics of one evaluation; none where there is no validation text."""
-        meta, rows, train = self.corpus.meta.val, self.corpus.val, self.config.train
-        if meta is None or rows is None:
+        if self.held_out is None:
             return {}
-        held_out = state.model, rows, self.plan.mesh
-        at_once = max(1, self.plan.batch_rows // train.grad_accum_steps)
-        result = evaluate(
-            self.eval_step,
-            *held_out,
-            batch_rows=at_once,
-            bytes_per_token=meta.bytes / max(1, meta.tokens),
-            max_batches=train.eval_batches,
-        )
+        model, rows, mesh = state.model, self.held_out.rows, self.plan.mesh
+        at_once = _rows_at_once(self.config, self.plan)
+        result = evaluate(self.eval_step, model, self.held_out, mesh, batch_rows=at_once)
         if state.carry is not None:
-            result |= evaluate_carried(
-                self.carried_eval_step, *held_out, tracks=at_once, max_batches=train.eval_batches
-            )
+            result |= evaluate_carried(self.carried_eval_step, model, rows, mesh, tracks=at_once)
         if self.config.base.branches:
-            result |= fusion_means(state.model, self._first(rows))
+            result |= fusion_means(model, self._first(rows))
         return result
 
     def _first(self, rows: Rows) -> Batch:

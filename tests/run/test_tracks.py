@@ -112,6 +112,20 @@ def test_validation_is_told_with_and_without_states(straight):
     assert all(row["val_loss"] != row["val_loss_carried"] for row in told)
 
 
+def test_a_few_batches_are_the_same_text_for_both_losses(config):
+    """Row by row from zero states, since each track has one; and bits of the bytes of that text."""
+    train = dataclasses.replace(config.train, steps=1, eval_batches=1)
+    run(config := dataclasses.replace(config, train=train), Report(quiet=True))
+    told = _rows(config.workdir)[-1]
+    np.testing.assert_allclose(told["val_loss"], told["val_loss_carried"], rtol=1e-6)
+    corpus = prepare(config.data)
+    batch = corpus.val.batch(range(ROWS))
+    assert len(corpus.val) > ROWS
+    n_bytes = len(corpus.tokenizer.decode(batch.targets[batch.weights > 0]))  # all ASCII
+    bits = told["val_loss"] * batch.weights.sum() / np.log(2) / n_bytes
+    np.testing.assert_allclose(told["val_bits_per_byte"], bits, rtol=1e-6)
+
+
 def test_validation_leaves_the_training_as_it_is(config, straight):
     train = dataclasses.replace(config.train, eval_interval_steps=1)
     run(dataclasses.replace(config, train=train), Report(quiet=True))
