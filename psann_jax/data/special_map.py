@@ -5,7 +5,8 @@ import json
 import os
 from pathlib import Path
 
-NAMES = ("pad", "bos", "eos", "unk")
+from psann_jax.data.tokenizer import SPECIAL_NAMES
+
 KEY = "psann_jax_specials"  # under which a tokenizer.json saved here has them
 
 
@@ -49,7 +50,7 @@ def _read(path: Path) -> dict[str, str]:
             "special_tokens_map.json"
         ) from None
     fields = fields if isinstance(fields, Mapping) else {}
-    found = {name: _piece(fields.get(f"{name}_token", fields.get(name))) for name in NAMES}
+    found = {name: _piece(fields.get(f"{name}_token", fields.get(name))) for name in SPECIAL_NAMES}
     named = {name: piece for name, piece in found.items() if piece is not None}
     if not named:
         raise ValueError(

@@ -18,6 +18,7 @@ from psann_jax.data.text import pieces, utf8
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+SPECIAL_NAMES = ("pad", "bos", "eos", "unk")
 Ids = Sequence[int] | np.ndarray
 REPLACEMENT = "\ufffd"
 

@@ -18,7 +18,6 @@ from psann_jax.data.tokenizer import REPLACEMENT, SPECIALS, UNK, Ids, Tokenizer,
 from psann_jax.data.tokenizer_char import CODE_POINTS, code_points
 
 PSANNLM = "psannlm"
-NAMES = ("pad", "bos", "eos", "unk")  # in the order of psannlm's own ids, 0 to 3
 # psannlm's names of the backends -> kinds.
 KINDS = {"simple": "char", "sentencepiece": "sentencepiece", "tokenizers": "hf"}
 

@@ -9,9 +9,18 @@ import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
 from psann_jax.data.text import utf8
-from psann_jax.data.tokenizer import BOS, EOS, PAD, REPLACEMENT, SPECIALS, Ids, with_specials
+from psann_jax.data.tokenizer import (
+    BOS,
+    EOS,
+    PAD,
+    REPLACEMENT,
+    SPECIAL_NAMES,
+    SPECIALS,
+    Ids,
+    with_specials,
+)
 from psann_jax.data.tokenizer_hf import byte_ids, byte_pieces, read_model, refused
-from psann_jax.data.tokenizer_psannlm import NAMES, PsannlmTokenizer, check_keys
+from psann_jax.data.tokenizer_psannlm import PsannlmTokenizer, check_keys
 from psann_jax.data.words import Words
 
 T = TypeVar("T")
@@ -99,7 +108,7 @@ class PsannlmHFTokenizer(PsannlmTokenizer):
         if not self._passthrough:
             self.pad_id, self.bos_id, self.eos_id = PAD, BOS, EOS
             self._ids += len(SPECIALS)
-            for own in reversed(range(len(NAMES))):  # of equal numbers, the first name's
+            for own in reversed(range(len(SPECIAL_NAMES))):  # of equal numbers, the first name's
                 self._ids[numbers[own]] = own
         self.unk_id = int(self._ids[numbers[-1]])
         # A special that was not found has psannlm's own number, which is some other piece.
@@ -131,15 +140,16 @@ def _checked(special_ids: Mapping[str, int], size: int) -> list[int]:
     Raises:
       ValueError: they are not four ids of the vocabulary.
     """
-    if not isinstance(special_ids, Mapping) or set(special_ids) != set(NAMES):
-        raise ValueError(f"special_ids must map {', '.join(NAMES)} to ids, and nothing else")
+    if not isinstance(special_ids, Mapping) or set(special_ids) != set(SPECIAL_NAMES):
+        names = ", ".join(SPECIAL_NAMES)
+        raise ValueError(f"special_ids must map {names} to ids, and nothing else")
     for name, number in special_ids.items():
         if type(number) is not int or not 0 <= number < size:
             raise ValueError(
                 f"special_ids[{name!r}] must be an int from 0 to {size - 1}, "
                 "since the vocabulary has no other ids"
             )
-    return [special_ids[name] for name in NAMES]
+    return [special_ids[name] for name in SPECIAL_NAMES]
 
 
 def _read(text: str) -> tokenizers.Tokenizer:

@@ -14,8 +14,8 @@ from typing import Any
 
 from psann_jax.data import Tokenizer, special_map
 from psann_jax.data.backends import psannlm_backend
-from psann_jax.data.tokenizer import BOS, EOS
-from psann_jax.data.tokenizer_psannlm import NAMES, PsannlmTokenizer
+from psann_jax.data.tokenizer import BOS, EOS, SPECIAL_NAMES
+from psann_jax.data.tokenizer_psannlm import PsannlmTokenizer
 
 
 def from_state(state: Mapping[str, Any]) -> Tokenizer:
@@ -90,7 +90,7 @@ def _hf_state(tokenizer: Tokenizer) -> dict[str, Any]:
         "backend": "tokenizers",
         "model": model.to_str(),
         "passthrough_ids": True,
-        "special_ids": dict(zip(NAMES, specials, strict=True)),
+        "special_ids": dict(zip(SPECIAL_NAMES, specials, strict=True)),
     }
 
 
