@@ -309,13 +309,17 @@ class psannLM:  # noqa: N801 - psannlm's name
         save_folder(path, saved)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, step: str | int = "best") -> "psannLM":
+    def load(
+        cls, path: str | os.PathLike, *, step: str | int = "best", **options: Any
+    ) -> "psannLM":
         """The model of a folder that `save` wrote, of a run's workdir at `step`, or of a .pt file
         of psannlm, which warns of what is computed otherwise here.
 
         Raises:
+          TypeError: an unknown option.
           ValueError: the path holds none of these, or something in it is damaged.
         """
+        refuse_unknown("load", options, ("path", "step"))
         saved = load_saved(path, step)
         for note in saved.notes:
             warnings.warn(f"{path}: {note}", stacklevel=2)

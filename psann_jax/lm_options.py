@@ -43,6 +43,20 @@ _OPTIMIZER = {
 }
 _FIT = [*_TRAIN, *_OPTIMIZER, "amp", "betas", "grad_checkpoint", "checkpoint_dir", "ddp", "verbose"]
 
+# Arguments of psannlm that have another place here.
+_ELSEWHERE = {
+    "train": "give its fields as arguments of fit",
+    "resume_checkpoint": "fit goes on from the newest checkpoint of checkpoint_dir by itself",
+    "map_location": "weights go to JAX's default device; JAX_PLATFORMS=cpu in the environment is "
+    "the CPU",
+    "fsdp": "a config file has it, as mesh.fsdp, and python -m psann_jax.main runs it",
+    "torch_compile": "every step is compiled",
+    "optimizer": "it is AdamW; leave it out",
+    "log_gpu_mem": "metrics have memory_bytes",
+    "dataloader_num_workers": "rows are read ahead as they are; leave it out",
+    "prefetch_factor": "rows are read ahead as they are; leave it out",
+}
+
 GENERATE = (
     "max_new_tokens",
     "top_k",
@@ -63,10 +77,11 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def refuse_unknown(function: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raises TypeError for a name that `function` does not take, with the nearest it does."""
+    """Raises TypeError for a name that `function` does not take, with what is meant here."""
     for name in given:
         if name not in known:
-            raise TypeError(f"{function} has no argument {name!r}{nearest(name, known)}")
+            said = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else nearest(name, known)
+            raise TypeError(f"{function} has no argument {name!r}{said}")
 
 
 def base_fields(base: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

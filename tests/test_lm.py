@@ -271,6 +271,8 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
     [
         ({"batch_size": 3}, TypeError, "fit has no argument 'batch_size'"),
         ({"warmup": 3}, TypeError, "did you mean 'warmup_steps'"),
+        ({"train": {"lr": 1e-3}}, TypeError, "'train'; give its fields as arguments"),
+        ({"resume_checkpoint": "x"}, TypeError, "fit goes on from the newest checkpoint"),
         ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp16, fp32, none"),
         ({"ddp": "yes"}, ValueError, "ddp='yes' must be one of auto, on, off"),
         ({"epochs": 0}, ValueError, "epochs=0"),
@@ -286,6 +288,11 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
 def test_a_fit_option_that_is_refused_is_named(data, options, error, said):
     with pytest.raises(error, match=said):
         psannLM(**SIZES).fit(data, **{**FIT, **options})
+
+
+def test_load_says_where_the_weights_go():
+    with pytest.raises(TypeError, match="'map_location'; weights go to JAX's default device"):
+        psannLM.load("any", map_location="cpu")
 
 
 def test_fit_takes_prepared_data_only():
