@@ -40,7 +40,10 @@ def get(name: str) -> type[Base]:
     """
     if name not in _BASES:
         near = fields.nearest(str(name), _BASES)
-        raise ValueError(f"base={name!r} is unknown{near}; known: {', '.join(names())}")
+        raise ValueError(
+            f"base={name!r} is unknown{near}; known: {', '.join(names())}; one of your own is "
+            "known once its file has run: import it, or python -m psann_jax --import FILE VERB"
+        )
     return _BASES[name]
 
 

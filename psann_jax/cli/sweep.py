@@ -1,17 +1,17 @@
 """sweep: run a grid of variants and seeds, and compare them."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
 from pathlib import Path
 import runpy
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from psann_jax.cli.exits import exit_code
 from psann_jax.cli.sweep_processes import STOPPED, end_with, run_in_processes
+from psann_jax.cli.user_file import in_user_file
 from psann_jax.fields import local_path
 from psann_jax.run.stop import MachineFailed, Preempted, StopSignal
 
@@ -113,28 +113,14 @@ def load_sweep(file: str, workdir: str | None = None) -> "Sweep":
 
     if not Path(file).is_file():
         raise ValueError(f"{file}: no such file; give a Python file with get_sweep()")
-    make: Any = _run(file, lambda: runpy.run_path(file)).get("get_sweep")
-    sweep = _run(file, make) if callable(make) else None
+    make: Any = in_user_file(file, lambda: runpy.run_path(file)).get("get_sweep")
+    sweep = in_user_file(file, make) if callable(make) else None
     if not isinstance(sweep, Sweep):
         raise ValueError(f"{file} has no function get_sweep() that returns a psann_jax Sweep")
     if workdir:
         config = dataclasses.replace(sweep.config, workdir=workdir)
         sweep = dataclasses.replace(sweep, config=config)
     return sweep
-
-
-def _run(file: str, do: Callable[[], Any]) -> Any:
-    """What `do`, of a user's file, gives; whatever it raises as one line with its place."""
-    try:
-        return do()
-    except SyntaxError as error:
-        where = f"{error.filename or file}, line {error.lineno}"
-        raise ValueError(f"{where}: {type(error).__name__}: {error.msg}") from None
-    except Exception as error:  # noqa: BLE001 - the file is any program
-        frames = traceback.extract_tb(error.__traceback__)
-        where = [f", line {frame.lineno}" for frame in frames if frame.filename == file] or [""]
-        said = " ".join(str(error).split())
-        raise ValueError(f"{file}{where[-1]}: {type(error).__name__}: {said}") from None
 
 
 def _chosen(jobs: "list[Job]", sweep: "Sweep", only: str | None) -> "list[Job]":

@@ -17,7 +17,9 @@ from psann_jax.cli import (
     sweep,
     tokenizer,
     train,
+    user_file,
 )
+from psann_jax.cli.exits import DONE, exit_code
 
 _VERBS: dict[str, Any] = {
     "generate": generate,
@@ -37,12 +39,19 @@ _WITH_CONFIG_FLAGS = ("config", "dry-run")
 
 
 def main(argv: list[str]) -> int:
-    """Runs a verb; returns the process's exit code."""
+    """Runs a verb, after the files that register bases; returns the process's exit code."""
+    while argv[:1] == ["--import"] and argv[1:]:
+        _, file, *argv = argv
+        if (code := exit_code(lambda file=file: user_file.import_file(file))) != DONE:
+            return code
     if argv[:1] == ["train"]:  # its flags are the config's, read by ml_collections
         return train.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m psann_jax",
         description="Sine-activated language models: train, generate, evaluate, inspect.",
+    )
+    parser.add_argument(
+        "--import", metavar="FILE", help="run a Python file first, which registers a base"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("train", help=_summary(train.__doc__), add_help=False)

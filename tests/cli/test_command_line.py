@@ -5,9 +5,14 @@ from pathlib import Path
 import subprocess
 import sys
 
+from flax import nnx
 import pytest
 
-from psann_jax.cli import train, verbs
+from psann_jax import bases
+from psann_jax.bases import registry
+from psann_jax.cli import train, user_file, verbs
+from psann_jax.interop.folder import SavedModel, save_folder
+from psann_jax.model import LM
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -23,6 +28,22 @@ VERBS = (
     "config",
     "dry-run",
 )
+
+
+OWN_BASE = """
+from __future__ import annotations
+import dataclasses
+from psann_jax import register
+from psann_jax.bases import Base
+
+@register("imported")
+@dataclasses.dataclass(kw_only=True)
+class Imported(Base):
+    depth: int = 3
+
+    def pattern(self):
+        return ((self.residual(self.attention()),),)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +224,43 @@ def test_the_modules_run_as_programs(module, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.fixture
+def registered():
+    known = set(registry._BASES)
+    yield
+    for name in set(registry._BASES) - known:
+        del registry._BASES[name]
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_base_of_a_users_file_is_known_to_a_command(tmp_path, capsys):
+    file, folder = tmp_path / "own.py", tmp_path / "saved"
+    file.write_text(OWN_BASE)
+    user_file.import_file(str(file))
+    config = bases.get("imported")(vocab_size=300, d_model=16, n_layers=1, n_heads=2)
+    save_folder(folder, SavedModel(config, LM(config, rngs=nnx.Rngs(0)), None, 32))
+    del registry._BASES["imported"]
+    assert verbs.main(["inspect", str(folder)]) == 2
+    assert "python -m psann_jax --import FILE" in capsys.readouterr().err
+    assert verbs.main(["--import", str(file), "inspect", str(folder)]) == 0
+    assert "imported" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file"),
+        ("1 / 0\n", "own.py, line 1: ZeroDivisionError"),
+        ("x = (\n", "own.py, line 1: SyntaxError"),
+    ],
+)
+def test_a_file_to_import_that_does_not_run_is_one_line(tmp_path, capsys, text, said):
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text(text)
+    assert verbs.main(["--import", str(file), "inspect", "runs/x"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
