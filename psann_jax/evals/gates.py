@@ -53,12 +53,14 @@ def forward(model: LM, tokens: np.ndarray) -> Gate:
     changed[:, at] = (changed[:, at] + 1) % wanted[-1]
     moved = np.abs(np.asarray(_logits(model, changed)) - logits).max(axis=(0, 2)) / scale
     leak, apart = float(moved[:at].max()), _stepwise(model, tokens, logits) / scale
-    good = leak <= limit / 10 and apart <= limit and moved[at] > 0
+    own = float(moved[at])
+    good = leak <= limit / 10 and apart <= limit and own > 0
     said = (
-        f"finite, {list(wanted)}; a later token moves earlier logits by {leak:.1e}, token by token "
-        f"they differ by {apart:.1e} standard deviations (at most {limit:g})"
+        f"finite, {list(wanted)}; a later token moves earlier logits by {leak:.1e} standard "
+        f"deviations (at most {limit / 10:g}), token by token they differ by {apart:.1e} (at most "
+        f"{limit:g}), and a token moves its own by {own:.1e} (more than 0)"
     )
-    return gate(name, PASS if good else FAIL, said, leak=leak, stepwise=apart)
+    return gate(name, PASS if good else FAIL, said, leak=leak, stepwise=apart, own=own)
 
 
 @jax.jit
@@ -109,10 +111,11 @@ def states(model: LM, tokens: np.ndarray) -> Gate:
     pairs = list(zip(*map(_matrices, (middle, end)), strict=True))
     if not pairs:
         return gate(name, SKIPPED, "no layer carries a matrix from token to token")
-    texts = max(_cosine(e[0], e[1]) for _, e in pairs)
-    places = max(_cosine(m[row], e[row]) for m, e in pairs for row in (0, 1))
-    variance = min(float(e.var()) for _, e in pairs)
-    worst = max(texts, places)
+    # nan where one is, as Python's max is not
+    texts = float(np.max([_cosine(e[0], e[1]) for _, e in pairs]))
+    places = float(np.max([_cosine(m[row], e[row]) for m, e in pairs for row in (0, 1)]))
+    variance = float(np.min([e.var() for _, e in pairs]))
+    worst = float(np.max([texts, places]))
     alive = math.isfinite(worst) and variance > _LEAST_VARIANCE
     status = FAIL if not alive or worst > 0.99 else WARN if worst >= 0.95 else PASS
     said = (

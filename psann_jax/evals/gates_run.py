@@ -25,18 +25,23 @@ def training(rows: Sequence[Row], unigram: float | None, window: int = 100) -> G
         return gate(name, SKIPPED, "needs two logged steps at least")
     last = rows[-1]["step"]
     window = min(window, max(1, last // 2))
-    first_loss = np.mean([r["loss"] for r in rows if r["step"] <= window] or [rows[0]["loss"]])
-    end = [r for r in rows if r["step"] > last - window]
+    sound = [r for r in rows if math.isfinite(r["loss"]) and math.isfinite(r["grad_norm"])]
+    end = [r for r in sound if r["step"] > last - window]
+    if not end or end[-1] is not rows[-1]:
+        return gate(name, FAIL, f"step {last}, the last, has no finite loss and gradient")
+    first_loss = np.mean([r["loss"] for r in sound if r["step"] <= window] or [sound[0]["loss"]])
     loss, norm = (float(np.mean([r[key] for r in end])) for key in ("loss", "grad_norm"))
     beaten = unigram is None or loss < unigram
-    finite = all(math.isfinite(r["loss"]) and math.isfinite(r["grad_norm"]) for r in rows)
-    failed = not finite or not loss < first_loss or not beaten or norm > 5
-    status = FAIL if failed else PASS if 0.5 <= norm <= 1.5 else WARN
+    skipped = len(rows) - len(sound)
+    failed = not loss < first_loss or not beaten or norm > 5
+    status = FAIL if failed else PASS if 0.5 <= norm <= 1.5 and not skipped else WARN
     below = "" if unigram is None else f", to be under {unigram:.3f} of token counts"
     said = (
         f"loss {first_loss:.3f} -> {loss:.3f} over {last} steps{below}; gradient norm {norm:.2f} "
         "(0.5 to 1.5, fails above 5)"
     )
+    if skipped:
+        said += f"; {skipped} of {len(rows)} logged steps were skipped, as they were not finite"
     return gate(name, status, said, first_loss=first_loss, loss=loss, grad_norm=norm)
 
 

@@ -99,6 +99,11 @@ def describe() -> dict[str, object]:
     }
 
 
+def matmul_precision(name: str | None) -> contextlib.AbstractContextManager:
+    """Within it float32 products have this precision; None leaves the backend's."""
+    return jax.default_matmul_precision(name) if name else contextlib.nullcontext()
+
+
 def processor() -> str:
     """The CPU cores that this process may use, by the name that Linux has for them."""
     info = Path("/proc/cpuinfo")

@@ -9,6 +9,7 @@ from psann_jax import sharding
 from psann_jax.config import Config
 from psann_jax.data import HeldOut, prepare
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
+from psann_jax.run.environment import matmul_precision
 from psann_jax.run.load import load_run
 from psann_jax.run.text import corpus_of_run
 from psann_jax.run.workdir import Workdir
@@ -46,7 +47,7 @@ def evaluate_run(
         raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
     mesh = sharding.make_mesh(data=-1, fsdp=1)
     batch_rows = max(1, batch_tokens // data.max_length)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), matmul_precision(run.config.train.matmul_precision):
         result = evaluate(jax.jit(eval_step), run.model, held_out, mesh, batch_rows=batch_rows)
         if data.order == "tracks":
             carried = jax.jit(carried_eval_step, donate_argnums=2)

@@ -46,7 +46,7 @@ def figures(workdir: Workdir) -> dict[str, Any]:
         "machine": {name: around.get(name) for name in _MACHINE},
         "data": {name: data[name] for name in data if name.endswith("_sha256")},
     }
-    return _plain(found)
+    return plain(found)
 
 
 def said_of(machine: dict[str, Any]) -> str:
@@ -91,10 +91,10 @@ def _median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON without NaN and infinity, which become null."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,6 +16,8 @@ from psann_jax.evals import gates, gates_run
 from psann_jax.evals.gates_kernels import kernels
 from psann_jax.evals.ngram import unigram_nats
 from psann_jax.model import LM
+from psann_jax.run.environment import matmul_precision
+from psann_jax.run.figures import plain
 from psann_jax.run.load import load_run
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
@@ -56,9 +58,9 @@ def check(
 
 
 def write(found: list[gates.Gate], path: str | os.PathLike) -> None:
-    """The gates as JSON."""
-    tree = [dataclasses.asdict(gate) for gate in found]
-    Path(path).write_text(json.dumps(tree, indent=1) + "\n")
+    """The gates as JSON, in which figures that are not finite are null."""
+    tree = plain([dataclasses.asdict(gate) for gate in found])
+    Path(path).write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n")
 
 
 def _of_run(path: str, sources: tuple[str, ...]) -> list[gates.Gate]:
@@ -109,7 +111,12 @@ def _gates(
 ) -> list[gates.Gate]:
     rows = corpus.val if corpus.val and len(corpus.val) > 1 else corpus.train
     inputs, targets = _probe(rows)
-    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+    device = jax.devices()[0]
+    model = jax.device_put(model, device)  # from all of them
+    with (
+        jax.set_mesh(sharding.make_mesh(devices=[device])),
+        matmul_precision(config.train.matmul_precision),
+    ):
         fresh = LM(config.base, rngs=nnx.Rngs(config.train.seed))
         return [
             kernels(),

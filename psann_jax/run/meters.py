@@ -1,5 +1,6 @@
 """What a loop adds up between two reports: seconds a step, and the balance of a hybrid."""
 
+import math
 import time
 
 import numpy as np
@@ -15,8 +16,9 @@ class Balance:
         self.seen: list[list[float]] = []
 
     def add(self, metrics: Metrics) -> None:
-        if self.names:
-            self.seen.append([float(metrics[name]) for name in self.names])
+        row = [float(metrics[name]) for name in self.names]
+        if row and all(map(math.isfinite, row)):  # else the step was skipped
+            self.seen.append(row)
 
     def taken(self) -> dict[str, float]:
         """The means by name, and the first over the second as "grad_ratio"; forgets them."""

@@ -11,7 +11,7 @@ from psann_jax import cluster
 from psann_jax.config import Config, to_json
 from psann_jax.data import Corpus, batches
 from psann_jax.model import LM, LMState
-from psann_jax.run.environment import code_digest
+from psann_jax.run.environment import code_digest, matmul_precision
 from psann_jax.run.gpu import Gpus
 from psann_jax.run.guard import Guard, repeated
 from psann_jax.run.memory import memory_bytes, out_of_memory
@@ -65,17 +65,13 @@ def train(
     cluster.agree(config=lambda: to_json(config), code=code_digest, data=lambda: repr(corpus.meta))
     with (
         jax.set_mesh(plan.mesh),
-        _precision(config.train.matmul_precision),
+        matmul_precision(config.train.matmul_precision),
         out_of_memory(config, plan),
         StopSignal() as stop,
         report,
         contextlib.closing(_Loop(config, corpus, plan, report, workdir, model)) as loop,
     ):
         return loop.run(stop)
-
-
-def _precision(name: str | None) -> contextlib.AbstractContextManager:
-    return jax.default_matmul_precision(name) if name else contextlib.nullcontext()
 
 
 class _Loop:

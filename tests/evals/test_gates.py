@@ -159,6 +159,44 @@ def test_training_must_fall_below_the_unigrams_with_a_bounded_gradient(losses, n
     assert gates_run.training(_rows(losses, norm), unigram=3.0).status == status
 
 
+def test_steps_that_were_skipped_are_told_and_do_not_fail_training():
+    rows = _rows(FALLING)
+    for row in rows[:2]:
+        row["grad_norm"] = float("nan")
+    gate = gates_run.training(rows, unigram=3.0)
+    assert gate.status == WARN
+    assert "2 of 30 logged steps were skipped" in gate.said
+    assert gate.figures["grad_norm"] == 1.0
+    assert gates_run.training(_rows(FALLING, float("nan")), unigram=3.0).status == FAIL
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_kernel_of_which_one_number_is_none_fails(monkeypatch, part):
+    """One that is not the first that is looked at, as the second state and its gradient are not."""
+    right = gates_kernels.ssd
+
+    def spoilt(*a):
+        y, state = right(*a)
+        nan = jnp.where(jnp.arange(state.shape[0])[:, None, None, None] == 1, jnp.nan, 1.0)
+        return (y, state * nan) if part else (y + 0 * (state * nan).sum(), state)
+
+    monkeypatch.setattr(gates_kernels, "ssd", spoilt)
+    assert gates_kernels.kernels(length=20).status == FAIL
+
+
+def test_a_state_that_is_no_number_fails(model, monkeypatch):
+    real = gates._matrices
+
+    def second_spoilt(state):
+        first, *others = real(state)
+        return [first, *(a * np.nan for a in others)]
+
+    monkeypatch.setattr(gates, "_matrices", second_spoilt)
+    gate = gates.states(model, TOKENS)
+    assert gate.status == FAIL
+    assert "nan" in gate.said
+
+
 def test_states_of_different_texts_differ(model):
     gate = gates.states(model, TOKENS)
     assert gate.status in (PASS, WARN), gate.said

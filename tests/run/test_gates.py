@@ -10,8 +10,10 @@ from psann_jax import bases
 from psann_jax.cli.verbs import main
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
+from psann_jax.evals.gates import gate
 from psann_jax.run import gates
 from psann_jax.run.main import run
+from psann_jax.run.meters import Balance
 from psann_jax.run.report import Report
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.metrics import read_metrics
@@ -65,6 +67,24 @@ def test_a_run_passes_every_gate(workdir, capsys):
     assert [gate["name"] for gate in found] == NAMES
     assert all(gate["name"] in printed and gate["said"] in printed for gate in found)
     assert {gate["status"] for gate in found} <= {"pass", "warn"}
+
+
+@pytest.mark.mesh
+def test_a_run_of_several_devices_passes_every_gate(workdir):
+    assert main(["gates", str(workdir)]) == 0
+
+
+def test_a_skipped_step_is_not_in_the_balance():
+    balance = Balance(("rwkv", "mamba"))
+    for rms in ((1.0, 2.0), (math.nan, math.nan), (3.0, 6.0)):
+        balance.add(dict(zip(balance.names, rms, strict=True)))
+    assert balance.taken() == {"grad_rms_rwkv": 2.0, "grad_rms_mamba": 4.0, "grad_ratio": 0.5}
+    assert balance.taken() == {}
+
+
+def test_figures_that_are_no_number_are_null(tmp_path):
+    gates.write([gate("G3 training", "fail", "loss nan", loss=math.nan)], tmp_path / gates.JSON)
+    assert json.loads((tmp_path / gates.JSON).read_text())[0]["figures"] == {"loss": None}
 
 
 def test_a_failing_gate_is_the_exit_code(workdir, tmp_path, capsys):
