@@ -100,8 +100,9 @@ def _log(job: "Job") -> Path:
 
 def _gpu(slot: int) -> str:
     """The GPU of a slot by its number; none where the machine shows no NVIDIA GPUs."""
-    shown = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
-    shown = shown or [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")  # empty where none is wanted
+    there = range(len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    shown = list(map(str, there)) if chosen is None else [n for n in chosen.split(",") if n]
     return shown[slot % len(shown)] if shown else ""
 
 

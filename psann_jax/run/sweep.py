@@ -17,6 +17,7 @@ from psann_jax.run.figures import EVALUATED, METRICS
 
 RESULT = "result.json"
 TIMINGS = ("tokens_per_s", "step_seconds")  # of a result: two starts of one run differ in these
+_PLACES = {"workdir", "data.cache_dir"}  # in which a moved run differs
 _FORMAT = 3  # of result.json; a run with another one is looked at again, from its checkpoint
 
 
@@ -72,6 +73,11 @@ class Sweep:
                 raise ValueError(
                     f"variants: {name!r}: {fields!r} must be a name and a dict of fields, as "
                     '"fast": {"base.sine.frequency": 3.0}'
+                )
+            if own := [field for field in fields if field in ("train.seed", "workdir")]:
+                raise ValueError(
+                    f"variants: {name!r} sets {own[0]}, which each run of a sweep has of its own; "
+                    "give seeds, and the workdir of the config"
                 )
         if not isinstance(self.seeds, tuple | list | range) or not all(map(is_whole, self.seeds)):
             raise ValueError(f"seeds={self.seeds!r} must be a tuple of whole numbers, as (0, 1, 2)")
@@ -139,9 +145,13 @@ class Job:
         if result.get("format") != _FORMAT:
             return None
         # Fields that are newer than the result have the values that it was made with.
-        if leaves(from_json(json.dumps(result["config"]))) != leaves(self.config):
+        old, new = leaves(from_json(json.dumps(result["config"]))), leaves(self.config)
+        names = sorted((old.keys() | new.keys()) - _PLACES)
+        if differing := [n for n in names if old.get(n) != new.get(n)]:
+            said = ", ".join(f"{n} {old.get(n)!r} -> {new.get(n)!r}" for n in differing)
             raise ValueError(
-                f"{self.result_path} is of another config; choose another --workdir, or remove it"
+                f"{self.result_path} is of another config: {said}; choose another --workdir, or "
+                "the old values"
             )
         return result
 

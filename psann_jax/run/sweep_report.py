@@ -157,7 +157,7 @@ def _plot_means(rows: Sequence[Compared], sweep: Sweep, path: Path) -> None:
 
 
 def _plot_curves(results: Sequence[Result], sweep: Sweep, path: Path) -> None:
-    """The metric over steps, a line a variant: mean of its seeds."""
+    """The metric over steps, a line a variant: mean of its seeds, as far as all of them have it."""
     figure = empty_figure(path, (8, 5))
     axes = figure.subplots()
     for i, (name, own) in enumerate(_by_variant(results).items()):
@@ -165,7 +165,7 @@ def _plot_curves(results: Sequence[Result], sweep: Sweep, path: Path) -> None:
         for row in (row for result in own for row in result["curve"]):
             if row.get(sweep.metric) is not None:
                 points[row["step"]].append(row[sweep.metric])
-        steps = sorted(points)
+        steps = sorted(step for step, found in points.items() if len(found) == len(own))
         means = [statistics.fmean(points[step]) for step in steps]
         axes.plot(steps, means, label=name, marker="o", markersize=3, **line_style(i))
     axes.set_xlabel("step")

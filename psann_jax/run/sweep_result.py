@@ -40,8 +40,17 @@ def measured(result: Result, metric: str) -> Result:
     """The result with "value", the metric's last, and "best"; nan where the run diverged.
 
     They are taken from the curve, so that a result serves whichever metric a sweep has.
+
+    Raises:
+      ValueError: the run did not log the metric.
     """
     values = [row[metric] for row in result["curve"] if metric in row]
+    if not values and not result["diverged"]:
+        logged = sorted({name for row in result["curve"] for name in row} - {"step"})
+        raise ValueError(
+            f"metric={metric!r}: run {result['variant']}-{result['seed']} logged none; "
+            f"it has {', '.join(logged)}"
+        )
     finite = [value for value in values if value is not None]
     sound = values and values[-1] is not None and not result["diverged"]
     return {

@@ -87,6 +87,12 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_first_run(sweep, 
     assert "--report=" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("chosen", "gpu"), [("", ""), ("3,5", "5"), ("3", "3")])
+def test_gpus_that_are_hidden_stay_hidden(monkeypatch, chosen, gpu):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert sweep_processes._gpu(1) == gpu
+
+
 def test_an_unknown_variant_is_named(sweep, capsys):
     assert sweep(lambda job: None, "--only", "d") == (2, [])
     assert "--only=d is none of a, b, c" in capsys.readouterr().err

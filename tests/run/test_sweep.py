@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -254,8 +255,27 @@ def test_the_process_that_starts_the_runs_touches_no_device(swept, tmp_path):
 def test_a_result_of_another_config_is_refused(swept):
     job = next(swept[0].jobs())
     other = dataclasses.replace(job, config=with_fields(job.config, {"train.steps": 5}))
-    with pytest.raises(ValueError, match="is of another config"):
+    with pytest.raises(ValueError, match="is of another config: train.steps 4 -> 5; choose"):
         other.result()
+
+
+def test_a_result_whose_folder_is_named_otherwise_stays_good(sweep, tmp_path):
+    job = next(sweep.jobs())
+    job.result_path.parent.mkdir(parents=True)
+    job.keep({"value": 1.0})
+    shutil.move(sweep.folder, tmp_path / "moved")
+    config = dataclasses.replace(sweep.config, workdir=str(tmp_path / "moved"))
+    data = dataclasses.replace(config.data, cache_dir=str(tmp_path / "cache"))
+    moved = dataclasses.replace(sweep, config=dataclasses.replace(config, data=data))
+    assert next(moved.jobs()).result()["value"] == 1.0
+
+
+def test_a_metric_that_a_run_did_not_log_is_named():
+    run = {"variant": "sine", "seed": 0, "diverged": None, "curve": [{"step": 1, "loss": 2.0}]}
+    with pytest.raises(ValueError, match="metric='val_loss': run sine-0 logged none; it has loss"):
+        measured(run, "val_loss")
+    assert measured(run, "loss")["value"] == 2.0
+    assert math.isnan(measured({**run, "diverged": "at once"}, "val_loss")["value"])
 
 
 def test_a_result_from_before_a_field_was_there_stays_good(sweep):
@@ -284,6 +304,8 @@ def test_a_result_of_an_earlier_format_counts_as_none(sweep):
         ({"variants": {"fast": 3.0}}, "variants: 'fast': 3.0 must be a name and a dict"),
         ({"variants": {"fast": {3: 4}}}, "must be a name and a dict of fields"),
         ({"variants": {"a/b": {}}}, "cannot name a folder"),
+        ({"variants": {"a": {"train.seed": 9}}}, "'a' sets train.seed, which each run"),
+        ({"variants": {"a": {"workdir": "x"}}}, "'a' sets workdir, which each run"),
         ({"seeds": 3}, r"seeds=3 must be a tuple of whole numbers, as \(0, 1, 2\)"),
         ({"seeds": (0, 1.5)}, "must be a tuple of whole numbers"),
         ({"seeds": (1, 1)}, "names one twice"),
