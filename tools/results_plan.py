@@ -28,9 +28,8 @@ def throughput(records: Records) -> list[str]:
             f"| {row['base']} | {row['batch_tokens']:,} | {row['forward_tokens_per_s']:,.0f} "
             f"| {row['train_tokens_per_s']:,.0f} |"
         )
-    system = records.read("reports/validation/system.json") or {}
-    about = f"{rows[0]['dtype']}; {said_of(system)}."
-    if system.get("scale") != "accelerator":
+    about = f"{rows[0]['dtype']}; {rows[0]['machine']}."
+    if rows[0]["scale"] != "accelerator":
         about = f"At the scale of a CPU, {about} At full size: **not run**; {command}."
     return [*parts, about, "\n".join(lines)]
 
@@ -38,12 +37,14 @@ def throughput(records: Records) -> list[str]:
 def throughput_rows(records: Records) -> list[Record]:
     summary = records.read("reports/validation/summary.json") or {}
     system = records.read("reports/validation/system.json") or {}
-    numbers = dict(summary.get("GPU-03", {}).get("numbers", {}))
+    step = summary.get("GPU-03", {})
+    numbers = dict(step.get("numbers", {}))
     dtype = numbers.pop("dtype", "")
     rows = []
     for name, speeds in numbers.items():
         base, tokens = name.split()
         about = {"timestamp": system.get("date", ""), "base": base, "batch_tokens": int(tokens)}
+        about |= {"scale": step["scale"], "machine": step.get("machine") or said_of(system)}
         rows.append({**about, "dtype": dtype, **speeds})
     return rows
 
@@ -62,7 +63,7 @@ def memory(records: Records) -> list[str]:
     about = (
         f"{first['base']} {first['d_model']}/{first['n_layers']}, {first['batch_tokens']:,} tokens "
         f"a step, {first['amp']}: the figures of XLA's compiler for a CPU, {first['timestamp']}. "
-        "What the allocator of a GPU reports: **not run**; `tools/gpu_bench.sh 1`."
+        "What the allocator of a GPU reports: **not run**; `tools/gpu_bench.sh 3` (B9)."
     )
     return [*parts, about, "\n".join(lines)]
 

@@ -3,8 +3,10 @@
     python tools/validate.py [--only GPU-03 GPU-07] [--out reports/validation]
 
 Each step has a rule by which it passes. Written: summary.json, system.json, table.md, junit.xml;
-the exit code is 1 where a step fails. Steps 05 and 06 need several devices; where there is one they
-run in a process that takes the CPU for four, at sizes for a CPU and in limited time.
+the exit code is 1 where a step fails. With --only, other steps that the folder has stay in its
+record, each with its machine; system.json is of the last start. Steps 05 and 06 need several
+devices; where there is one they run in a process that takes the CPU for four, at sizes for a CPU
+and in limited time.
 """
 
 import argparse
@@ -38,20 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from validation_steps import STEPS
 
     from psann_jax.run.environment import describe, set_up
+    from psann_jax.run.figures import said_of
 
     if unknown := set(args.only or ()) - STEPS.keys():
         parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
     set_up()
     scale = args.scale or ("cpu" if jax.default_backend() == "cpu" else "accelerator")
-    results = {}
+    results, system = {}, {**describe(), "scale": scale}
     for name in args.only or STEPS:
         step, size = STEPS[name], scale
         if name in _SEVERAL and jax.device_count() == 1:
             size = "cpu" if scale == "accelerator" else scale  # of the devices that it gets
             step = on_fake_devices(name, step, size)
-        results[name] = measured(step, SCALES[size]) | {"scale": size}
+        around = {"scale": size, "machine": said_of(system)}
+        results[name] = measured(step, SCALES[size]) | around
         print(line(name, results[name]), flush=True)
-    write(results, {**describe(), "scale": scale}, args.out)
+    known = recorded(args.out) | results if args.only else results
+    write({name: known[name] for name in STEPS if name in known}, system, args.out)
     return 0 if all(r["passed"] for r in results.values()) else 1
 
 
@@ -103,6 +108,12 @@ def line(name: str, result: dict[str, Any]) -> str:
     return f"{name} {verdict} {result['seconds']:7.1f} s  {result['said']}"
 
 
+def recorded(out: Path) -> dict[str, dict[str, Any]]:
+    """The results in a folder; none where there is no record."""
+    path = out / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def write(results: dict[str, dict[str, Any]], system: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -110,10 +121,10 @@ def write(results: dict[str, dict[str, Any]], system: dict[str, Any], out: Path)
     (out / "system.json").write_text(json.dumps(system, indent=1) + "\n")
     rows = [
         f"| {name} | {r['what']} | {r['scale']} | {'passed' if r['passed'] else '**failed**'} "
-        f"| {r['said']} | {r['seconds']} |"
+        f"| {r['said']} | {r['seconds']} | {r.get('machine', '')} |"
         for name, r in results.items()
     ]
-    head = "| step | what | scale | verdict | figures | seconds |\n|---|---|---|---|---|---|\n"
+    head = "| step | what | scale | verdict | figures | seconds | machine |\n" + "|---" * 7 + "|\n"
     (out / "table.md").write_text(head + "\n".join(rows) + "\n")
     suite = ElementTree.Element("testsuite", name="validation", tests=str(len(results)))
     for name, r in results.items():

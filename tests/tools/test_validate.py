@@ -36,6 +36,27 @@ def test_what_is_written_names_what_failed(tmp_path, monkeypatch, capsys):
     assert validate.main(["--out", str(tmp_path), "--only", "GPU-02", "--scale", "tiny"]) == 0
 
 
+def test_steps_that_are_not_run_again_stay_in_the_record(tmp_path, monkeypatch):
+    def passes(scale):
+        """What it checks."""
+        return verdict(True, "again", n=1)
+
+    names = ("GPU-01", "GPU-02", "GPU-03")
+    monkeypatch.setattr(validation_steps, "STEPS", dict.fromkeys(names, passes))
+    old = {"GPU-01": {"what": "", "passed": False, "said": "before", "scale": "cpu", "seconds": 1}}
+    (tmp_path / "summary.json").write_text(json.dumps(old))
+    assert validate.main(["--out", str(tmp_path), "--only", "GPU-03", "--scale", "tiny"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(n, r["said"]) for n, r in summary.items()] == [
+        ("GPU-01", "before"),
+        (names[2], "again"),
+    ]
+    assert "jax" in summary["GPU-03"]["machine"]
+    assert len(ElementTree.parse(tmp_path / "junit.xml").findall(".//failure")) == 1
+    assert validate.main(["--out", str(tmp_path), "--scale", "tiny"]) == 0
+    assert list(json.loads((tmp_path / "summary.json").read_text())) == list(names)
+
+
 @pytest.fixture
 def one_device(monkeypatch):
     """A machine with a single accelerator."""
