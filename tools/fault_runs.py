@@ -117,7 +117,7 @@ def not_finite(plans: Plans, generator: np.random.Generator, folder: Path) -> st
     if code != (EXIT_NOT_FINITE if n >= most else 0):
         return f"{n} bad steps in a row: exit code {code}: {said[-2000:]}"
     named = f"step {first + most - 1} is the last of {most} in a row that were skipped"
-    if n >= most and not all(words in said for words in (named, "Its rows: ", "of documents ")):
+    if n >= most and not all(words in said for words in (named, "Its rows: ", "in documents ")):
         return f"step, rows or documents are not named: {said[-2000:]}"
     if n < most and logged(folder)[-1]["skipped_steps"] != n:
         return f"{logged(folder)[-1]['skipped_steps']} skipped steps are counted, of {n}"

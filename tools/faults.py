@@ -1,7 +1,7 @@
 """Breaks what can break, many times, and counts what came out wrong.
 
     python tools/faults.py                    # a small share of every row, minutes
-    python tools/faults.py --only kill --n 500
+    python tools/faults.py --only kills --n 500
     python tools/faults.py --page             # docs/reliability.md from the records alone
 
 What a trial draws is a function of the row's name and a number, so a failure can be looked at

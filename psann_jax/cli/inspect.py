@@ -4,6 +4,8 @@ import argparse
 
 from psann_jax.cli.exits import exit_code
 
+_TOKENS = 8192
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="WORKDIR", help="a run's workdir, or a saved model folder")
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text to measure phases on (default: the validation text); may be given again",
     )
     parser.add_argument(
-        "--tokens", type=int, default=8192, metavar="N", help="tokens to measure on (default 8192)"
+        "--tokens", type=int, metavar="N", help=f"tokens to measure on (default {_TOKENS})"
     )
 
 
@@ -33,8 +35,10 @@ def main(args: argparse.Namespace) -> int:
 def _describe(args: argparse.Namespace) -> None:
     from psann_jax.run.inspect import describe
 
-    if args.text or args.out:
-        raise ValueError("--text and --out say how the sines are measured; give --sine as well")
+    if args.text or args.out or args.tokens is not None:
+        raise ValueError(
+            "--text, --tokens and --out say how the sines are measured; give --sine as well"
+        )
     print(describe(args.path))
 
 
@@ -46,7 +50,8 @@ def _sines(args: argparse.Namespace) -> None:
 
     set_up()
     report, folder = Report(), args.out or args.path
-    found = measure_sines(args.path, report, text=tuple(args.text), tokens=args.tokens)
+    tokens = _TOKENS if args.tokens is None else args.tokens
+    found = measure_sines(args.path, report, text=tuple(args.text), tokens=tokens)
     print(sine_table(found))
     write_sines(found, folder)
     report.line(f"sine.json and sine.png are in {folder}")

@@ -62,7 +62,8 @@ def main(argv: list[str]) -> int:
     if args.verb in _WITH_CONFIG_FLAGS:
         return _VERBS[args.verb].main(args, rest)
     if rest:
-        parser.error(f"unknown argument {rest[0]!r}")
+        late = "" if rest[0].startswith("-") else "; texts and files stand before the flags"
+        parser.error(f"unknown argument {rest[0]!r}{late}")
     return _VERBS[args.verb].main(args)
 
 
