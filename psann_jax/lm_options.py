@@ -49,7 +49,6 @@ _ELSEWHERE = {
     "resume_checkpoint": "fit goes on from the newest checkpoint of checkpoint_dir by itself",
     "map_location": "weights go to JAX's default device; JAX_PLATFORMS=cpu in the environment is "
     "the CPU",
-    "fsdp": "a config file has it, as mesh.fsdp, and python -m psann_jax.main runs it",
     "torch_compile": "every step is compiled",
     "optimizer": "it is AdamW; leave it out",
     "log_gpu_mem": "metrics have memory_bytes",
