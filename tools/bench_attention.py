@@ -41,7 +41,7 @@ def backends(args: argparse.Namespace) -> dict[str, Any]:
     part = "forward+backward"
     blocks = seconds.get(f"blocks {part}")
     others = [n for n in seconds if n.endswith(part) and n != f"blocks {part}" and blocks]
-    ratios = {f"ratio_{n.split()[0]}_over_blocks": ratio(blocks, seconds[n]) for n in others}
+    ratios = {f"ratio blocks / {n.split()[0]}": ratio(blocks, seconds[n]) for n in others}
     return {"results": results, "refused": refused, **ratios}
 
 

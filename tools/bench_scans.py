@@ -42,7 +42,11 @@ def scans(args: argparse.Namespace) -> dict[str, Any]:
     head_tokens = args.length * args.batch * args.heads
     results = {name: _per_head_token(s, head_tokens) for name, s in seconds.items()}
     slow = seconds["sequential"]
-    ratios = {f"ratio_{n}": ratio(slow, s) for n, s in seconds.items() if n.startswith("chunk")}
+    ratios = {
+        f"ratio sequential / {n}": ratio(slow, s)
+        for n, s in seconds.items()
+        if n.startswith("chunk")
+    }
     return {"results": results, **{n: r for n, r in ratios.items() if not n.endswith("forward")}}
 
 
@@ -72,9 +76,9 @@ def context(args: argparse.Namespace) -> dict[str, Any]:
         _, state = step(model, tokens, model.init_state(args.batch, length + 1))
         variants[f"after {length}"] = timed(partial(step, model, tokens[:, :1], state))
     seconds = take_turns(variants, args.n, args.warmup)
-    first, last = list(seconds.values())[:: len(seconds) - 1]
+    (a, first), (b, last) = list(seconds.items())[:: len(seconds) - 1]
     results = {name: summary(s, args.batch) for name, s in seconds.items()}
-    return {"results": results, "ratio_last_first": ratio(last, first)}
+    return {"results": results, f"ratio {b} / {a}": ratio(last, first)}
 
 
 def _inputs(args: argparse.Namespace, length: int, batch: int) -> tuple[jax.Array, ...]:

@@ -37,7 +37,7 @@ def sparse(args: argparse.Namespace) -> dict[str, Any]:
     for other in ("gather", "dense"):
         for part in ("forward", "forward+backward"):
             pair = seconds[f"{other} {part}"], seconds[f"shifts {part}"]
-            record[f"ratio_{other}_{part}"] = ratio(*pair)
+            record[f"ratio {other} {part} / shifts {part}"] = ratio(*pair)
     return record
 
 

@@ -198,7 +198,7 @@ BENCHMARKS = {
             "bases": ("respsann",),
             "scan_layers": By(False, False, True),
         },
-        about="The train step of a deep model: 1.4 billion parameters, on an accelerator.",
+        about="The train step of a deep model, of 1.3 billion parameters on an accelerator.",
     ),
     "B4": Benchmark(
         by_length,
