@@ -29,10 +29,12 @@ test: venv
 	$(BIN)/python -m pytest -m mesh
 
 # One that fails does not lose the others, nor leave its last record. B15 is B8 at a CPU's sizes.
+# PyTorch is installed first, as on a slow line that takes longer than a benchmark may.
 CPU_BENCHMARKS := 0 1 2 3 4 5 6 7 9 10 11 12 13 14 15 16 17 18
 CPU_REPORTS := reports/performance/cpu
 
 bench: venv
+	-PYTHONPATH=tools $(BIN)/python -c "import peer; peer.interpreter('torch', 'psannlm')"
 	failed=; for i in $(CPU_BENCHMARKS); do \
 	    rm -f $(CPU_REPORTS)/B$$i.json; \
 	    JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 timeout 300 $(BIN)/python tools/bench.py B$$i \

@@ -20,7 +20,7 @@ import venv
 import numpy as np
 
 VENV = Path("~/.cache/psann_jax/peer-venv").expanduser()
-REQUIREMENTS = ("psannlm", "torch==2.13.0")
+REQUIREMENTS = ("psannlm==2.0.1", "torch==2.13.0")
 Request = dict[str, Any]
 
 
