@@ -34,7 +34,8 @@ _TAIL = """
 
 - A checkpoint counts once the manifest with the SHA-256 of its files is written; what was done
   since then is done again. `train.save_interval_steps` bounds it.
-- A `.py` config is a program, and is run. Exports carry JSON only.
+- A `.py` config is a program, and is run. What a run and `save` leave has its config as JSON; a
+  `.pt` of `export` is a pickle of plain data, which `torch.load(weights_only=True)` opens.
 - The coordinator of several processes and the profiler's port ask nobody who he is: private
   networks only.
 - Of several processes a dead one is noticed within {heartbeat} s at the latest; the others end, and

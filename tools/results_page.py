@@ -33,14 +33,17 @@ What the claims about sine networks come to when they are run again, on real tex
 intervals. `tools/results_page.py` writes this page from what lies in [experiments](../experiments)
 and [reports](../reports); speeds beside other programs are in [performance.md](performance.md).
 
-The text of the runs is 52 MB of public-domain books. Bits per byte are the figure to compare, as no
-tokenizer changes them. A sweep's models have 0.84 M parameters and see 2 M tokens (its config:
-[configs/ablation.py](../configs/ablation.py)), so that they can be run again on a laptop: they say
-which of two is better at that size, and not what either comes to at another. ± is the 95 % interval
-of Student's t over the seeds, p that of the paired t-test against the variant named above it. Seeds
-draw the weights; text, split and order are those of all runs, and the figure is that of the first
-65,536 tokens of a hundredth of the text that was held out (with tokenizers: of all of it; on the
-whole of the books: of all of a fiftieth).
+The text of the runs is `tiny_books.txt.xz`, 52 MB of public-domain books, a line a paragraph
+(14,043,932 bytes, SHA-256 5a30160d12c37cfa...). It is not part of this project, and another text
+gives other figures. Bits per byte are the figure to compare, as no tokenizer changes them. A
+sweep's models have 0.84 M parameters and see 2 M tokens (its config:
+[configs/ablation.py](../configs/ablation.py); with tokenizers 0.5 to 2.0 M parameters, on the whole
+of the books 7.6 M), so that they can be run again on a laptop: they say which of two is better at
+that size, and not what either comes to at another. ± is the 95 % interval of Student's t over the
+seeds, p that of the paired t-test against the variant named above it. Seeds draw the weights; text,
+split and order are those of all runs, and the figure is that of the first 65,536 tokens of a
+hundredth of the text that was held out (with tokenizers: of all of it; on the whole of the books:
+of all of a fiftieth).
 """
 
 
@@ -133,7 +136,8 @@ def cache(records: claims.Records) -> list[str]:
         return [*parts, "**Not run.** `python tools/bench.py kv-cache`"]
     sizes = found["config"]["sizes"][found["config"]["config"]]
     about = (
-        f"`python tools/bench.py kv-cache`: {sizes['batch']} prompts of {sizes['length']} tokens, "
+        f"`python tools/bench.py {found['command']}`: {sizes['batch']} prompts of "
+        f"{sizes['length']} tokens, "
         f"{found['config']['new_tokens']} new ones, {found['config']['base']} {sizes['d_model']}/"
         f"{sizes['n_layers']}/{sizes['n_heads']}, {found['config']['dtype']}; {found['date']}, "
         f"{found['processor']}. Without a cache a row is read up to the next multiple of 16. "

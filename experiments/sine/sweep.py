@@ -21,7 +21,7 @@ from psann_jax import bases
 from psann_jax.run.sweep import Sweep
 
 LETTERS = {"amplitude": "A", "frequency": "f", "damping": "d"}
-TRIED = (2e-3, 4e-3, 8e-3, 1.6e-2)
+TRIED = (2e-3, 4e-3, 8e-3, 1.6e-2)  # search/ has the last of A-f-d and fixed alone
 SINE_RATE = 8e-3  # the best of the search for all three learned and for none; the others': 4e-3
 SEARCHED = ("A-f-d", "fixed", "gelu", "swiglu", "transformer-gelu")
 
