@@ -24,6 +24,7 @@ import bench_groundthink
 import bench_kernels
 import bench_profile
 import bench_scans
+import bench_seeds
 import bench_sparse
 import bench_start
 import bench_torch
@@ -52,6 +53,7 @@ MODULES = (
     bench_groundthink,
     bench_profile,
     bench_scans,
+    bench_seeds,
     bench_sparse,
 )
 BENCHMARKS: dict[str, Benchmark] = {k: b for m in MODULES for k, b in m.BENCHMARKS.items()}

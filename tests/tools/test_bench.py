@@ -54,6 +54,7 @@ def test_rows_have_shares_of_what_the_same_process_measured():
     [
         (["B2", "--bases", "respsann"], "tiny float32 respsann", "tokens_per_s"),
         (["B3"], "respsann", "of_gemm"),
+        (["seeds"], "vmap", "tokens_per_s"),
         (["B4", "--lengths", "32"], "T 32", "program_bytes_per_token"),
         (["B5", "--step-tokens", "64"], "64 tokens", "of_plateau"),
         (["B7"], "float32 train step", "tokens_per_s"),
