@@ -167,6 +167,7 @@ def _only_job(name: str, jobs: "Sequence[Job]") -> None:
 
 
 def _command(args: argparse.Namespace, job: "Job") -> list[str]:
-    command = [sys.executable, "-m", "psann_jax", "sweep", args.file, "--job", job.name]
+    imports = [f"--import={file}" for file in args.imports]
+    command = [sys.executable, "-m", "psann_jax", *imports, "sweep", args.file, "--job", job.name]
     command += ["--parent", str(os.getpid())]
     return command + (["--workdir", args.workdir] if args.workdir else [])

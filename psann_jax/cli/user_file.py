@@ -1,7 +1,7 @@
 """Python files of the user: run, with what they raise as one line."""
 
 from collections.abc import Callable
-import importlib.util
+import importlib
 from pathlib import Path
 import sys
 import traceback
@@ -20,24 +20,24 @@ def in_user_file(file: str, do: Callable[[], Any]) -> Any:
         where = f"{error.filename or file}, line {error.lineno}"
         raise ValueError(f"{where}: {type(error).__name__}: {error.msg}") from None
     except Exception as error:  # noqa: BLE001 - the file is any program
-        frames = traceback.extract_tb(error.__traceback__)
-        where = [f", line {frame.lineno}" for frame in frames if frame.filename == file] or [""]
+        frames, path = traceback.extract_tb(error.__traceback__), Path(file).resolve()
+        own = [frame for frame in frames if Path(frame.filename).resolve() == path]
+        where = f", line {own[-1].lineno}" if own else ""
         said = " ".join(str(error).split())
-        raise ValueError(f"{file}{where[-1]}: {type(error).__name__}: {said}") from None
+        raise ValueError(f"{file}{where}: {type(error).__name__}: {said}") from None
 
 
 def import_file(file: str) -> None:
-    """Imports a file for what it registers, as a module whose name no other has.
+    """Imports a file under its own name, as `import` in its folder does.
 
     Raises:
-      ValueError: there is no such file, or it cannot be run.
+      ValueError: there is no such file, it cannot be run, or another module has its name.
     """
-    path = Path(file)
-    if not path.is_file():
+    path = Path(file).resolve()
+    if not path.is_file() or path.suffix != ".py":
         raise ValueError(f"--import={file}: no such file; give a Python file that registers a base")
-    name = f"psann_jax_import_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--import={file} is no Python file; its name must end in .py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    in_user_file(file, lambda: spec.loader.exec_module(module))
+    sys.path.insert(0, str(path.parent))
+    importlib.invalidate_caches()
+    module = in_user_file(file, lambda: importlib.import_module(path.stem))
+    if Path(module.__file__ or "").resolve() != path:
+        raise ValueError(f"--import={file}: another module is named {path.stem}; rename the file")

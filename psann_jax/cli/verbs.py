@@ -40,17 +40,17 @@ _WITH_CONFIG_FLAGS = ("config", "dry-run")
 
 def main(argv: list[str]) -> int:
     """Runs a verb, after the files that register bases; returns the process's exit code."""
-    while argv[:1] == ["--import"] and argv[1:]:
-        _, file, *argv = argv
-        if (code := exit_code(lambda file=file: user_file.import_file(file))) != DONE:
-            return code
+    files, argv = _files_to_import(argv)
+    if (code := exit_code(lambda: [user_file.import_file(file) for file in files])) != DONE:
+        return code
     if argv[:1] == ["train"]:  # its flags are the config's, read by ml_collections
         return train.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m psann_jax",
         description="Sine-activated language models: train, generate, evaluate, inspect.",
+        allow_abbrev=False,
     )
-    parser.add_argument(
+    parser.add_argument(  # for --help; those before the verb are taken by now
         "--import", metavar="FILE", help="run a Python file first, which registers a base"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -59,12 +59,29 @@ def main(argv: list[str]) -> int:
         summary = _summary(module.__doc__)
         module.add_arguments(verbs.add_parser(name, help=summary, description=summary))
     args, rest = parser.parse_known_args(argv)
+    args.imports = files
     if args.verb in _WITH_CONFIG_FLAGS:
         return _VERBS[args.verb].main(args, rest)
     if rest:
         late = "" if rest[0].startswith("-") else "; texts and files stand before the flags"
         parser.error(f"unknown argument {rest[0]!r}{late}")
     return _VERBS[args.verb].main(args)
+
+
+def _files_to_import(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Values of --import FILE and --import=FILE before the verb, and what follows them."""
+    files = []
+    while argv:
+        first, *rest = argv
+        if first == "--import" and rest:
+            rest, file = rest[1:], rest[0]
+        elif first.startswith("--import="):
+            file = first.partition("=")[2]
+        else:
+            break
+        files.append(file)
+        argv = rest
+    return files, argv
 
 
 def _summary(docstring: str | None) -> str:

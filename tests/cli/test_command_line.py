@@ -10,7 +10,7 @@ import pytest
 
 from psann_jax import bases
 from psann_jax.bases import registry
-from psann_jax.cli import train, user_file, verbs
+from psann_jax.cli import train, verbs
 from psann_jax.interop.folder import SavedModel, save_folder
 from psann_jax.model import LM
 
@@ -227,27 +227,35 @@ def test_the_modules_run_as_programs(module, tmp_path):
 
 
 @pytest.fixture
-def registered():
-    known = set(registry._BASES)
+def as_before(monkeypatch):
+    """Bases, modules and their path are as they were."""
+    monkeypatch.setattr(registry, "_BASES", dict(registry._BASES))
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    for name in set(registry._BASES) - known:
-        del registry._BASES[name]
+    sys.modules.pop("own", None)
 
 
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("as_before")
 def test_a_base_of_a_users_file_is_known_to_a_command(tmp_path, capsys):
     file, folder = tmp_path / "own.py", tmp_path / "saved"
     file.write_text(OWN_BASE)
-    user_file.import_file(str(file))
+    assert verbs.main(["--import", str(file), "config", "--config", QUICKSTART]) == 0
+    capsys.readouterr()
     config = bases.get("imported")(vocab_size=300, d_model=16, n_layers=1, n_heads=2)
     save_folder(folder, SavedModel(config, LM(config, rngs=nnx.Rngs(0)), None, 32))
     del registry._BASES["imported"]
     assert verbs.main(["inspect", str(folder)]) == 2
     assert "python -m psann_jax --import FILE" in capsys.readouterr().err
-    assert verbs.main(["--import", str(file), "inspect", str(folder)]) == 0
+    del sys.modules["own"]
+    assert verbs.main([f"--import={file.name}", "inspect", str(folder)]) == 0
     assert "imported" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "own.py").touch()
+    assert verbs.main(["--import=other/own.py", "inspect", str(folder)]) == 2
+    assert "another module is named own; rename" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -260,7 +268,7 @@ def test_a_file_to_import_that_does_not_run_is_one_line(tmp_path, capsys, text, 
     file = tmp_path / "own.py"
     if text is not None:
         file.write_text(text)
-    assert verbs.main(["--import", str(file), "inspect", "runs/x"]) == 2
+    assert verbs.main(["--import", file.name, "inspect", "runs/x"]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

@@ -87,6 +87,12 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_first_run(sweep, 
     assert "--report=" in capsys.readouterr().err
 
 
+def test_a_process_imports_what_the_sweep_did():
+    args = types.SimpleNamespace(file="sweep.py", workdir=None, imports=["own.py"])
+    command = verb._command(args, types.SimpleNamespace(name="a-0"))
+    assert command.index("--import=own.py") + 1 == command.index("sweep")
+
+
 @pytest.mark.parametrize(("chosen", "gpu"), [("", ""), ("3,5", "5"), ("3", "3")])
 def test_gpus_that_are_hidden_stay_hidden(monkeypatch, chosen, gpu):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
