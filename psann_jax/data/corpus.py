@@ -7,14 +7,14 @@ import logging
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from psann_jax.data import backends, cache
 from psann_jax.data.config import DataConfig
 from psann_jax.data.preparation import Preparation
 from psann_jax.data.shards import Rows
 from psann_jax.data.source import Source, open_source
-from psann_jax.data.text import utf8
 from psann_jax.data.tokenizer import Tokenizer
-from psann_jax.seq import Batch
 
 _log = logging.getLogger("psann_jax.data")
 # Settings that change no token by themselves; what they name has a digest of its own.
@@ -40,14 +40,19 @@ class Corpus:
     def held_out(self, n_rows: int = 0) -> HeldOut | None:
         """The first rows of the validation part, if there is one; 0 gives all of them.
 
-        The bytes of a few rows are those of their tokens decoded, where unk reads U+FFFD.
+        The bytes of a few rows are those of their tokens, with unk as it reads; where the
+        vocabulary does not tell them, their share of all bytes by the number of tokens.
         """
         if self.val is None or self.meta.val is None:
             return None
         if not 0 < n_rows < len(self.val):
             return HeldOut(self.val, self.meta.val.bytes)
         rows = self.val.first(n_rows)
-        return HeldOut(rows, sum(_text_bytes(batch, self.tokenizer) for batch in rows.in_order()))
+        targets = np.concatenate([b.targets[b.weights > 0] for b in rows.in_order()])
+        counted = self.tokenizer.count_bytes(targets)
+        meta = self.meta.val
+        share = round(meta.bytes * len(targets) / max(1, meta.tokens))
+        return HeldOut(rows, share if counted is None else counted)
 
 
 def prepare(
@@ -90,11 +95,6 @@ def asked_vocab_size(config: DataConfig) -> int:
     if given := _given_tokenizer(config, None):
         return given.vocab_size
     return 0 if backends.of_characters(config.tokenizer) else config.vocab_size
-
-
-def _text_bytes(batch: Batch, tokenizer: Tokenizer) -> int:
-    targets = batch.targets[batch.weights > 0]
-    return len(utf8(tokenizer.decode(targets, errors="surrogateescape")))
 
 
 def _given_tokenizer(config: DataConfig, tokenizer: Tokenizer | None) -> Tokenizer | None:

@@ -109,6 +109,12 @@ class Tokenizer(abc.ABC):
             return self._decode_foreign([i for i in ids if i not in skipped])
         return b"".join(map(self._id_bytes.__getitem__, ids)).decode("utf-8", errors)
 
+    def count_bytes(self, ids: np.ndarray) -> int | None:
+        """UTF-8 bytes of the text of the ids; None where the vocabulary alone does not tell."""
+        if self._id_bytes is None:
+            return None
+        return int(np.array([len(content) for content in self._id_bytes])[ids].sum())
+
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the one model file that `load` reads."""
         pathlib.Path(path).write_bytes(self.to_bytes())

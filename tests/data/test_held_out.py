@@ -34,6 +34,13 @@ def test_part_of_a_character_and_bytes_that_are_no_text_count_as_bytes(make_conf
     assert [corpus.held_out(n).n_bytes for n in (1, 2, 3)] == [8, 16, 24]
 
 
+def test_a_vocabulary_that_tells_no_bytes_has_its_share_of_them(make_config, monkeypatch):
+    corpus = _corpus(make_config)
+    monkeypatch.setattr(corpus.tokenizer, "_id_bytes", None)
+    share = corpus.meta.val.bytes * 8 * 3 / corpus.meta.val.tokens
+    assert corpus.held_out(3).n_bytes == round(share)
+
+
 def test_first_rows_are_the_rows(make_config):
     rows = _corpus(make_config).val
     few = rows.first(4)
