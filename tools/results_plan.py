@@ -43,7 +43,8 @@ def throughput_rows(records: Records) -> list[Record]:
     rows = []
     for name, speeds in numbers.items():
         base, tokens = name.split()
-        about = {"timestamp": system.get("date", ""), "base": base, "batch_tokens": int(tokens)}
+        date = step.get("date") or system.get("date", "")
+        about = {"timestamp": date, "base": base, "batch_tokens": int(tokens)}
         about |= {"scale": step["scale"], "machine": step.get("machine") or said_of(system)}
         rows.append({**about, "dtype": dtype, **speeds})
     return rows

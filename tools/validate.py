@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale = args.scale or ("cpu" if jax.default_backend() == "cpu" else "accelerator")
     results, system = {}, {**describe(), "scale": scale}
     for name in args.only or STEPS:
-        step, size = STEPS[name], scale
+        step, size, around = STEPS[name], scale, system
         if name in _SEVERAL and jax.device_count() == 1:
             size = "cpu" if scale == "accelerator" else scale  # of the devices that it gets
-            step = on_fake_devices(name, step, size)
-        around = {"scale": size, "machine": said_of(system)}
-        results[name] = measured(step, SCALES[size]) | around
+            step, around = on_fake_devices(name, step, size), system | {"device_kind": "cpu"}
+        ran = {"scale": size, "machine": said_of(around), "date": system["date"]}
+        results[name] = measured(step, SCALES[size]) | ran
         print(line(name, results[name]), flush=True)
     known = recorded(args.out) | results if args.only else results
     write({name: known[name] for name in STEPS if name in known}, system, args.out)
@@ -109,9 +109,15 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 
 def recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """The results in a folder; none where there is no record."""
-    path = out / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The results in a folder, each with its machine and date; none where there is no record."""
+    from psann_jax.run.figures import said_of
+
+    summary, system = (
+        json.loads(path.read_text()) if path.exists() else {}
+        for path in (out / "summary.json", out / "system.json")
+    )
+    around = {"machine": said_of(system), "date": system.get("date", "")}
+    return {name: around | result for name, result in summary.items()}
 
 
 def write(results: dict[str, dict[str, Any]], system: dict[str, Any], out: Path) -> None:

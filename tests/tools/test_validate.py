@@ -45,6 +45,7 @@ def test_steps_that_are_not_run_again_stay_in_the_record(tmp_path, monkeypatch):
     monkeypatch.setattr(validation_steps, "STEPS", dict.fromkeys(names, passes))
     old = {"GPU-01": {"what": "", "passed": False, "said": "before", "scale": "cpu", "seconds": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(old))
+    (tmp_path / "system.json").write_text(json.dumps({"date": "2026-01-02", "processor": "slow"}))
     assert validate.main(["--out", str(tmp_path), "--only", "GPU-03", "--scale", "tiny"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [(n, r["said"]) for n, r in summary.items()] == [
@@ -52,6 +53,10 @@ def test_steps_that_are_not_run_again_stay_in_the_record(tmp_path, monkeypatch):
         (names[2], "again"),
     ]
     assert "jax" in summary["GPU-03"]["machine"]
+    assert (summary["GPU-01"]["machine"], summary["GPU-01"]["date"]) == (
+        "2026-01-02, slow",
+        "2026-01-02",
+    )
     assert len(ElementTree.parse(tmp_path / "junit.xml").findall(".//failure")) == 1
     assert validate.main(["--out", str(tmp_path), "--scale", "tiny"]) == 0
     assert list(json.loads((tmp_path / "summary.json").read_text())) == list(names)
