@@ -32,7 +32,8 @@ def training(rows: Sequence[Row], unigram: float | None, window: int = 100) -> G
     first_loss = np.mean([r["loss"] for r in sound if r["step"] <= window] or [sound[0]["loss"]])
     loss, norm = (float(np.mean([r[key] for r in end])) for key in ("loss", "grad_norm"))
     beaten = unigram is None or loss < unigram
-    skipped = len(rows) - len(sound)
+    # Of all steps, where the rows count them; else of those that were logged.
+    skipped = max(int(rows[-1].get("skipped_steps", 0)), len(rows) - len(sound))
     failed = not loss < first_loss or not beaten or norm > 5
     status = FAIL if failed else PASS if 0.5 <= norm <= 1.5 and not skipped else WARN
     below = "" if unigram is None else f", to be under {unigram:.3f} of token counts"
@@ -41,7 +42,7 @@ def training(rows: Sequence[Row], unigram: float | None, window: int = 100) -> G
         "(0.5 to 1.5, fails above 5)"
     )
     if skipped:
-        said += f"; {skipped} of {len(rows)} logged steps were skipped, as they were not finite"
+        said += f"; {skipped} steps were skipped, as they were not finite"
     return gate(name, status, said, first_loss=first_loss, loss=loss, grad_norm=norm)
 
 

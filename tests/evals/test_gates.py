@@ -165,9 +165,11 @@ def test_steps_that_were_skipped_are_told_and_do_not_fail_training():
         row["grad_norm"] = float("nan")
     gate = gates_run.training(rows, unigram=3.0)
     assert gate.status == WARN
-    assert "2 of 30 logged steps were skipped" in gate.said
+    assert "2 steps were skipped" in gate.said
     assert gate.figures["grad_norm"] == 1.0
     assert gates_run.training(_rows(FALLING, float("nan")), unigram=3.0).status == FAIL
+    unseen = [{**row, "skipped_steps": 3} for row in _rows(FALLING)]  # between the logged ones
+    assert "3 steps were skipped" in gates_run.training(unseen, unigram=3.0).said
 
 
 @pytest.mark.parametrize("part", [0, 1])
