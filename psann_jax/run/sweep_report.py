@@ -20,7 +20,8 @@ from psann_jax.run.sweep import TIMINGS, Sweep
 from psann_jax.run.sweep_result import Result, measured
 from psann_jax.run.sweep_text import refuse_mixed_text, seen_by
 
-_COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "parameters", "tokens")
+_COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "val_loss", "val_ppl")
+_COLUMNS += ("parameters", "tokens")
 _COLUMNS += (*TIMINGS, "base", "device", "code")
 
 

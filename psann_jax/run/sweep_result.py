@@ -39,12 +39,13 @@ def run_job(job: Job, report: Report | None = None) -> Result:
 def measured(result: Result, metric: str) -> Result:
     """The result with "value", the metric's last, and "best"; nan where the run diverged.
 
-    They are taken from the curve, so that a result serves whichever metric a sweep has.
+    Also the last "val_loss" and "val_ppl" and the most "memory_bytes", None where there are none.
+    All are taken from the curve, so that a result serves whichever metric a sweep has.
 
     Raises:
       ValueError: the run did not log the metric.
     """
-    values = [row[metric] for row in result["curve"] if metric in row]
+    values = _of(result, metric)
     if not values and not result["diverged"]:
         logged = sorted({name for row in result["curve"] for name in row} - {"step"})
         raise ValueError(
@@ -53,11 +54,19 @@ def measured(result: Result, metric: str) -> Result:
         )
     finite = [value for value in values if value is not None]
     sound = values and values[-1] is not None and not result["diverged"]
+    logged = {name: _of(result, name) for name in ("val_loss", "val_ppl", "memory_bytes")}
     return {
         **result,
+        **{name: found[-1] if found else None for name, found in logged.items()},
+        "memory_bytes": max((n for n in logged["memory_bytes"] if n is not None), default=None),
         "value": values[-1] if sound else math.nan,
         "best": min(finite, default=math.nan),
     }
+
+
+def _of(result: Result, metric: str) -> list[Any]:
+    """What the curve of a result has of a metric; None where it was no number."""
+    return [row[metric] for row in result["curve"] if metric in row]
 
 
 @functools.cache

@@ -275,6 +275,10 @@ def test_a_metric_that_a_run_did_not_log_is_named():
     with pytest.raises(ValueError, match="metric='val_loss': run sine-0 logged none; it has loss"):
         measured(run, "val_loss")
     assert measured(run, "loss")["value"] == 2.0
+    assert measured(run, "loss")["val_loss"] is None
+    curve = [{"loss": 3.0, "val_loss": 2.5, "memory_bytes": 9}, {"loss": 2.0, "memory_bytes": 7}]
+    found = measured({**run, "curve": curve}, "loss")
+    assert (found["val_loss"], found["val_ppl"], found["memory_bytes"]) == (2.5, None, 9)
     assert math.isnan(measured({**run, "diverged": "at once"}, "val_loss")["value"])
 
 
