@@ -1,6 +1,7 @@
 """psannLM: text in, a trained model, text out, in three lines.
 
-The names and defaults are those of psannlm (PyTorch); what was wrong there is right here.
+The names are those of psannlm (PyTorch), and so are the defaults but those at the end of
+docs/parity.md.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,14 @@ from psann_jax.infer.sampling import Sampling
 from psann_jax.interop.checkpoint import check_vocabulary
 from psann_jax.interop.folder import SavedModel, save_folder
 from psann_jax.lm_data import psannLMDataPrep
-from psann_jax.lm_options import GENERATE, base_fields, devices_of, fit_config, refuse_unknown
+from psann_jax.lm_options import (
+    GENERATE,
+    base_fields,
+    devices_of,
+    fit_config,
+    mesh_of,
+    refuse_unknown,
+)
 from psann_jax.model import LM
 from psann_jax.run.environment import use_compile_cache
 from psann_jax.run.load import load_saved
@@ -132,6 +140,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         lr: float = 2e-4,
         amp: str | None = None,
         ddp: str = "auto",
+        fsdp: str = "off",
         checkpoint_dir: str | os.PathLike | None = None,
         **options: Any,
     ) -> "psannLM":
@@ -144,11 +153,13 @@ class psannLM:  # noqa: N801 - psannlm's name
           amp: bf16, fp16 (with a scaled loss), or fp32 (none): the dtype of the activations; None
             keeps the model's, which is bf16 unless `psannLM(dtype="float32")`.
           ddp: auto and on use all devices, off uses one.
+          fsdp: off keeps the weights whole on each device, full_shard cuts them over all of them.
           checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
             one fit at a time. None writes nothing.
           options: steps, warmup_steps, weight_decay, betas, eps, grad_clip, grad_accum_steps,
             label_smoothing, grad_checkpoint, seed, log_interval_steps, save_interval_steps,
-            eval_interval_steps, eval_max_batches, min_lr, verbose.
+            eval_interval_steps, eval_max_batches, min_lr, offload (of
+            Adam's moments, to the host's memory), verbose.
 
         Raises:
           TypeError: train_data is no psannLMDataPrep, or an unknown option.
@@ -165,6 +176,7 @@ class psannLM:  # noqa: N801 - psannlm's name
         named = {"epochs": epochs, "batch_tokens": batch_tokens, "lr": lr, "amp": amp, **options}
         corpus = self._corpus(train_data, val_data)
         config = fit_config(self.config, train_data.config, named)
+        config = dataclasses.replace(config, mesh=mesh_of(fsdp))
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         plan = make_plan(config, corpus, devices=devices_of(ddp))
         workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from psann_jax import bases
-from psann_jax.config import Config
+from psann_jax.config import Config, MeshConfig
 from psann_jax.data import DataConfig
 from psann_jax.fields import are_numbers, from_tree, nearest
 from psann_jax.interop.psannlm_config import ATTENTION_IMPLEMENTATIONS, WAVE_NAMES, sine_config
@@ -40,6 +40,7 @@ _OPTIMIZER = {
     "weight_decay": "weight_decay",
     "eps": "eps",
     "grad_clip": "grad_clip",
+    "offload": "offload",
 }
 _FIT = [*_TRAIN, *_OPTIMIZER, "amp", "betas", "grad_checkpoint", "checkpoint_dir", "ddp", "verbose"]
 
@@ -49,6 +50,8 @@ _ELSEWHERE = {
     "resume_checkpoint": "fit goes on from the newest checkpoint of checkpoint_dir by itself",
     "map_location": "weights go to JAX's default device; JAX_PLATFORMS=cpu in the environment is "
     "the CPU",
+    "fsdp_cpu_offload": "offload=True keeps Adam's moments in the host's memory",
+    "steps_per_epoch": "give steps, which are those of the whole fit",
     "torch_compile": "every step is compiled",
     "optimizer": "it is AdamW; leave it out",
     "log_gpu_mem": "metrics have memory_bytes",
@@ -171,6 +174,13 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
     return value
+
+
+def mesh_of(sharded: str) -> MeshConfig:
+    """The mesh of fit's fsdp: its devices have the whole weights for off, parts for full_shard."""
+    if sharded not in ("off", "full_shard"):
+        raise ValueError(f"fsdp={sharded!r} must be off or full_shard")
+    return MeshConfig(data=1, fsdp=-1) if sharded == "full_shard" else MeshConfig()
 
 
 def devices_of(ddp: str) -> list[jax.Device]:
