@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from psann_jax import bases, psannLM, psannLMDataPrep
+from psann_jax.cli import verbs
 from psann_jax.lm_options import fit_config
 from psann_jax.nn.sine import SineConfig
 
@@ -81,6 +82,36 @@ def test_the_whole_documented_interface_takes_its_arguments(in_tmp):
     assert len(model.generate_batch(["the", "the cat sat"], max_new_tokens=3, **options)) == 2
     model.save("out")
     assert psannLM.load("out").base == "waveresnet"
+
+
+@pytest.mark.mesh
+def test_weights_in_parts_learn_as_whole_ones_do(data, tmp_path):
+    fitted = {}
+    for fsdp in ("off", "full_shard"):
+        options = {**FIT, "ddp": "on", "steps": 3, "checkpoint_dir": tmp_path / fsdp}
+        lm = fitted[fsdp] = psannLM(base="respsann", **SIZES).fit(data, fsdp=fsdp, **options)
+        spread = lm._model.embed.table[...].sharding.is_fully_replicated
+        assert spread == (fsdp == "off")
+    losses = [[row["loss"] for row in _metrics(tmp_path / fsdp)] for fsdp in fitted]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    lm = fitted["full_shard"]
+    text = lm.generate("the", max_new_tokens=4, temperature=0)
+    lm.save(tmp_path / "saved")
+    assert psannLM.load(tmp_path / "saved").generate("the", max_new_tokens=4, temperature=0) == text
+
+
+def test_a_saved_model_is_evaluated_on_files(fitted, tmp_path, capsys):
+    text = "\n".join(TEXTS)
+    (tmp_path / "a.txt").write_text(text)
+    fitted.save(tmp_path / "saved")
+    assert verbs.main(["eval", str(tmp_path / "saved"), str(tmp_path / "a.txt")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == len(text) + 1  # characters, and the end
+    bits = found["val_loss"] * found["tokens"] / np.log(2) / len(text)
+    np.testing.assert_allclose(found["val_bits_per_byte"], bits, rtol=1e-6)
+    assert found["val_loss"] < 0.9 * np.log(300)
+    assert verbs.main(["eval", str(tmp_path / "saved")]) == 2
+    assert "without validation text; name files" in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss(data, in_tmp):
@@ -275,6 +306,8 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
         ({"resume_checkpoint": "x"}, TypeError, "fit goes on from the newest checkpoint"),
         ({"amp": "bf8"}, ValueError, "amp='bf8' must be one of bf16, fp16, fp32, none"),
         ({"ddp": "yes"}, ValueError, "ddp='yes' must be one of auto, on, off"),
+        ({"fsdp": True}, ValueError, "fsdp=True must be off or full_shard"),
+        ({"fsdp_cpu_offload": True}, TypeError, "offload=True keeps Adam's moments"),
         ({"epochs": 0}, ValueError, "epochs=0"),
         ({"batch_tokens": -5}, ValueError, "batch_tokens=-5 must be at least 1"),
         ({"batch_tokens": "512"}, ValueError, "batch_tokens='512' must be a whole number"),

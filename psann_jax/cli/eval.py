@@ -7,8 +7,10 @@ from psann_jax.cli.exits import exit_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", help="a run's workdir")
-    parser.add_argument("sources", nargs="*", help="files to read; none: the validation split")
+    parser.add_argument("path", metavar="WORKDIR", help="a run's workdir, or a saved model")
+    parser.add_argument(
+        "sources", nargs="*", help="files to read; none: the validation split of the run"
+    )
     parser.add_argument("--step", default="best", help="best (default), newest or a step number")
     parser.add_argument("--batch-tokens", type=int, default=16_384, metavar="N")
 
@@ -19,10 +21,12 @@ def main(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from psann_jax.run.environment import set_up
-    from psann_jax.run.evaluate import evaluate_run
+    from psann_jax.run.evaluate import evaluate_run, evaluate_saved, is_saved_model
 
     set_up()
-    result = evaluate_run(
-        args.workdir, tuple(args.sources), step=args.step, batch_tokens=args.batch_tokens
-    )
+    sources, size = tuple(args.sources), {"batch_tokens": args.batch_tokens}
+    if is_saved_model(args.path):
+        result = evaluate_saved(args.path, sources, **size)
+    else:
+        result = evaluate_run(args.path, sources, step=args.step, **size)
     print(json.dumps(result, indent=2))

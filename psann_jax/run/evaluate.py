@@ -1,16 +1,19 @@
-"""Loss, perplexity and bits per byte of a saved run on text."""
+"""Loss, perplexity and bits per byte of a run or a saved model on text."""
 
 import dataclasses
 import os
+from pathlib import Path
+import warnings
 
 import jax
 
 from psann_jax import sharding
 from psann_jax.config import Config
-from psann_jax.data import HeldOut, prepare
+from psann_jax.data import DataConfig, HeldOut, prepare
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
+from psann_jax.interop.folder import is_model_folder
 from psann_jax.run.environment import matmul_precision
-from psann_jax.run.load import load_run
+from psann_jax.run.load import load_run, load_saved
 from psann_jax.run.text import corpus_of_run
 from psann_jax.run.workdir import Workdir
 from psann_jax.train.step import carried_eval_step, eval_step
@@ -54,6 +57,36 @@ def evaluate_run(
             tracks = _tracks(run.config)
             result |= evaluate_carried(carried, run.model, held_out.rows, mesh, tracks=tracks)
     return {"step": run.step, "documents": meta.documents, "tokens": meta.tokens, **result}
+
+
+def evaluate_saved(
+    path: str | os.PathLike, sources: tuple[str, ...], *, batch_tokens: int = 16_384
+) -> dict[str, float | int]:
+    """`evals.perplexity.evaluate` of a saved folder or a file of psannlm, on `sources`.
+
+    Raises:
+      ValueError: no such model, a model without its tokenizer, no source, or unreadable text.
+    """
+    if not sources:
+        raise ValueError(f"{path} is a model without validation text; name files to evaluate on")
+    saved = load_saved(path)
+    for note in saved.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    if saved.tokenizer is None:
+        raise ValueError(f"{path} has no tokenizer; import it again with --tokenizer FILE")
+    data = DataConfig(sources=sources, val_split=0.0, max_length=saved.max_length)
+    corpus = prepare(data, tokenizer=saved.tokenizer)
+    meta, mesh = corpus.meta.train, sharding.make_mesh(data=-1, fsdp=1)
+    rows = max(1, batch_tokens // data.max_length)
+    with jax.set_mesh(mesh):
+        held_out = HeldOut(corpus.train, meta.bytes)
+        result = evaluate(jax.jit(eval_step), saved.model, held_out, mesh, batch_rows=rows)
+    return {"documents": meta.documents, "tokens": meta.tokens, **result}
+
+
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Whether `evaluate_saved` is for the path: a file, or a folder that `psannLM.save` wrote."""
+    return Path(path).is_file() or is_model_folder(path)
 
 
 def _tracks(config: Config) -> int:
