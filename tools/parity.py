@@ -30,6 +30,19 @@ _OTHERS = [
     ("top-p", "drops the token that crosses p; here it stays, as in arXiv 1904.09751"),
     ("rows", "loses a last window that fits exactly, and short texts; here both are rows"),
     ("validation", "shuffles the documents; here a split has long and short ones in equal shares"),
+    ("defaults", "leaves the wave of waveresnet out unless asked; here it is interleaved"),
+    (
+        "schedule",
+        "warms up for 2,000 steps and ends at a rate of 0; here 5 % of the steps, and a tenth",
+    ),
+    ("weight decay", "decays every parameter; here matrices alone"),
+    (
+        "repetition penalty",
+        "subtracts it for each occurrence; here logits are divided or multiplied, as in "
+        "arXiv 1909.05858",
+    ),
+    ("sampling", "draws from the process's generator; here `seed` decides, 0 unless given"),
+    ("checkpoints", "writes to runs/lm/exp unasked; here to checkpoint_dir alone"),
 ]
 
 
