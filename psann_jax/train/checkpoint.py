@@ -1,10 +1,9 @@
 """Checkpoints: Orbax saves in the background, a manifest of SHA-256 sums commits each step.
 
-A step counts only with a manifest that matches every file, since Orbax restores flipped bytes
-without a word and offers a damaged newest step. Layout: DIRECTORY/<step>/state/..., MANIFEST.json.
+Layout: DIRECTORY/<step>/state/..., METRICS.json where there is a validation loss, MANIFEST.json.
 """
 
-import hashlib
+from collections.abc import Sequence
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from psann_jax.train.manifest import MANIFEST, damage, seal, sealed
 from psann_jax.train.state import (
     TrainState,
     flat_arrays,
@@ -24,7 +24,7 @@ from psann_jax.train.state import (
     named_arrays,
 )
 
-MANIFEST = "MANIFEST.json"
+METRICS = "METRICS.json"  # not Orbax's own, which it reads before anyone has checked them
 _FAILURES = (OSError, ValueError, RuntimeError)  # of a save, as Orbax raises them
 _log = logging.getLogger("psann_jax.checkpoint")
 
@@ -34,22 +34,15 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 3, reads_only: bool = False):
         """Opens the folder; a reader leaves alone what a running save has there unfinished."""
-        self.directory = Path(directory).absolute()
+        self.directory, self._keep = Path(directory).absolute(), keep
         training: Any = ocp.training  # its annotations name private classes
-        policies = training.preservation_policies
-        # At least two: the last one is deleted only when the next one's manifest is due.
-        newest = policies.LatestN(max(2, keep))
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: -metrics["val_loss"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         self._saver = training.Checkpointer(
             self.directory,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+            preservation_policy=self,
             cleanup_tmp_directories=not reads_only,
         )
+        self._whole: int | None = None  # the last step known to be so
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._told = False  # that a save failed
@@ -66,19 +59,21 @@ class Checkpoints:
         comparable = val_loss is not None and not math.isnan(val_loss)
         metrics = {"val_loss": val_loss} if comparable else None
         try:
-            response = self._saver.save_async(
-                step, flat_arrays(state), metrics=metrics, overwrite=True, force=True
-            )
+            response = self._saver.save_async(step, flat_arrays(state), overwrite=True, force=True)
         except _FAILURES as error:
             raise self._not_saved(error) from error
-        self._sealing = threading.Thread(target=self._seal, args=(step, response))
+        self._sealing = threading.Thread(target=self._seal, args=(step, metrics, response))
         self._sealing.start()
 
-    def _seal(self, step: int, response: Any) -> None:
+    def _seal(self, step: int, metrics: dict[str, float] | None, response: Any) -> None:
+        folder = self.directory / str(step)
         try:
             response.result()
             if jax.process_index() == 0:
-                seal(self.directory / str(step))
+                if metrics:
+                    (folder / METRICS).write_text(json.dumps(metrics))
+                seal(folder)
+            self._whole = step
         except _FAILURES as error:
             self._failure = error
 
@@ -106,6 +101,26 @@ class Checkpoints:
                 if not self._told:
                     raise self._not_saved(error) from error
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """What stays when a save begins, as Orbax asks for it.
+
+        The last steps; and until the new one has its manifest, the best and the last whole step
+        that have theirs, however many newer ones are damaged or were never finished.
+        """
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        kept = {*steps[-max(2, self._keep) :], self._whole}
+        kept.update(step for _, step in self._losses(steps)[:1])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+    def _losses(self, steps: Sequence[int]) -> list[tuple[float, int]]:
+        """Validation loss and step, the best first, of those that were saved with one."""
+        found = []
+        for step in steps:
+            content = sealed(self.directory / str(step), METRICS)
+            if content is not None:
+                found.append((json.loads(content)["val_loss"], step))
+        return sorted(found)
+
     def steps(self) -> list[int]:
         """Steps on disk, newest first, whole or not."""
         return sorted((c.step for c in self._saver.checkpoints), reverse=True)
@@ -120,6 +135,7 @@ class Checkpoints:
         for step in steps:
             fault = damage(self.directory / str(step))
             if fault is None:
+                self._whole = step
                 return step
             _log.warning("checkpoint %d is not used: %s", step, fault)
         if any((self.directory / str(step) / MANIFEST).exists() for step in steps):
@@ -131,9 +147,10 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Step and validation loss of the best step kept."""
-        losses = [(c.metrics["val_loss"], c.step) for c in self._saver.checkpoints if c.metrics]
-        whole = [pair for pair in sorted(losses) if not damage(self.directory / str(pair[1]))]
-        return (whole[0][1], whole[0][0]) if whole else None
+        for loss, step in self._losses(self.steps()):
+            if not damage(self.directory / str(step)):
+                return step, loss
+        return None
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of `step`, in the shapes, dtypes and shardings of `like`."""
@@ -158,6 +175,7 @@ class Checkpoints:
         """
         if fault := damage(self.directory / str(step)):
             raise ValueError(f"checkpoint {step} cannot be used: {fault}")
+        self._whole = step
         found = {name: a.shape for name, a in self._index(step).items()}
         for name in sorted(found.keys() | arrays.keys()):
             wanted = arrays.get(name)
@@ -173,34 +191,3 @@ class Checkpoints:
 
 def _placed(a: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
-
-
-def seal(step: Path) -> None:
-    """Commits a finished step: writes the manifest of its files, whole or not at all."""
-    partial = step / (MANIFEST + ".part")
-    partial.write_text(json.dumps(_sums(step), indent=1))
-    partial.rename(step / MANIFEST)
-
-
-def damage(step: Path) -> str | None:
-    """What is wrong with a step's files, in words; None when each matches its manifest."""
-    try:
-        expected = dict(json.loads((step / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
-        return f"{step / MANIFEST} is missing or unreadable, so the save was not finished"
-    found = _sums(step)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            what = "is missing" if name not in found else "is not as it was saved"
-            return f"{step / name} {what}"
-    return None
-
-
-def _sums(step: Path) -> dict[str, list]:
-    files = (p for p in sorted(step.rglob("*")) if p.is_file() and MANIFEST not in p.name)
-    return {str(p.relative_to(step)): [p.stat().st_size, _sha256(p)] for p in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from psann_jax import sharding
-from psann_jax.train.checkpoint import MANIFEST, Checkpoints, damage, seal
+from psann_jax.train import manifest
+from psann_jax.train.checkpoint import MANIFEST, METRICS, Checkpoints, damage, seal
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, flat_arrays, init_state
 
@@ -103,11 +104,88 @@ def test_a_step_with_any_file_at_fault_is_passed_over(folder, fault):
     assert damage(step) is None
 
 
+FAULTS_OF_TEXT = {
+    **FAULTS,
+    "empty": lambda p: p.write_bytes(b""),
+    "zeros": lambda p: p.write_bytes(bytes(p.stat().st_size)),
+    "renamed": lambda p: p.write_bytes(p.read_bytes().replace(b"val_loss", b"val_lnss")),
+}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_newest_falls_back_to_the_step_before(folder, opened, fault):
-    largest = max(_files(folder / "30"), key=lambda p: (folder / "30" / p).stat().st_size)
-    FAULTS[fault](folder / "30" / largest)
+    """Whichever file is at fault."""
+    step = folder / "30"
+    for name in _files(step):
+        content = (step / name).read_bytes()
+        FAULTS[fault](step / name)
+        assert (opened().newest(), opened().best()) == (20, (20, 1.0)), name
+        (step / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("step", ["20", "30"])
+@pytest.mark.parametrize("fault", FAULTS_OF_TEXT)
+def test_metrics_at_fault_cost_their_step_alone(folder, opened, fault, step):
+    FAULTS_OF_TEXT[fault](folder / step / METRICS)
+    whole = {"20": 30, "30": 20}[step]
+    checkpoints = opened()
+    assert checkpoints.newest() == whole
+    assert checkpoints.best()[0] == whole
+    checkpoints.save(_small(40), val_loss=3.0)
+    checkpoints.wait()
+    assert checkpoints.newest() == 40
+
+
+def test_a_file_that_cannot_be_read_costs_its_step_alone(folder, opened, monkeypatch):
+    def broken(path):
+        if "30" in path.parts:
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    real = manifest._sha256
+    monkeypatch.setattr(manifest, "_sha256", broken)
     assert opened().newest() == 20
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_last_whole_step_stays_until_the_next_one_is(tmp_path, monkeypatch, keep):
+    """However many newer ones were never finished, and though the next ones are not either."""
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    for step in (20, 30, 40, 50):
+        checkpoints.save(_small(step))
+    checkpoints.close()
+    for step in ("30", "40", "50"):
+        (tmp_path / step / MANIFEST).unlink()
+
+    def killed(path):
+        raise OSError(4, "Interrupted")
+
+    for step in (22, 24):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="Interrupted"):
+            checkpoints = Checkpoints(tmp_path, keep=keep)
+            assert checkpoints.newest() == 20
+            patched.setattr("psann_jax.train.checkpoint.seal", killed)
+            checkpoints.save(_small(step))
+            checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=keep)
+    assert checkpoints.newest() == 20
+    for step in (60, 70, 80, 90):
+        checkpoints.save(_small(step))
+    checkpoints.close()
+    assert len(Checkpoints(tmp_path, keep=keep).steps()) == max(2, keep)
+
+
+def test_the_best_stays_until_a_better_one_is_whole(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, keep=1)
+    for step in (40, 50):
+        checkpoints.save(_small(step), val_loss=3.0)
+    checkpoints.wait()
+    monkeypatch.setattr("psann_jax.train.checkpoint.seal", lambda path: None)  # killed before it
+    checkpoints.save(_small(60), val_loss=0.5)
+    checkpoints.close()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.best() == (20, 1.0)
+    checkpoints.close()
 
 
 def test_newest_falls_back_over_two_damaged_steps(folder, opened):
