@@ -18,8 +18,7 @@ from psann_jax.data import Corpus, Tokenizer, load_tokenizer
 from psann_jax.fields import from_tree
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
-from psann_jax.interop.checkpoint import check_vocabulary
-from psann_jax.interop.folder import SavedModel, save_folder
+from psann_jax.interop.folder import SavedModel, check_vocabulary, save_folder
 from psann_jax.lm_data import psannLMDataPrep
 from psann_jax.lm_options import (
     GENERATE,

@@ -31,7 +31,8 @@ def _import(args: argparse.Namespace) -> None:
     if args.max_length is not None and args.max_length < 1:
         raise ValueError(f"--max-length={args.max_length} must be at least 1")
     from psann_jax.data import load_tokenizer
-    from psann_jax.interop.checkpoint import check_vocabulary, load_checkpoint
+    from psann_jax.interop.checkpoint import load_checkpoint
+    from psann_jax.interop.folder import check_vocabulary
     from psann_jax.model import parameter_count
     from psann_jax.run.environment import set_up
 

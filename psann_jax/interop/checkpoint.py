@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psann_jax.bases import Base
-from psann_jax.data import Tokenizer
 from psann_jax.fields import nearest
 from psann_jax.interop import torch_file
 from psann_jax.interop.checkpoint_sizes import check_numbers, check_sizes
-from psann_jax.interop.folder import SavedModel
+from psann_jax.interop.folder import SavedModel, check_vocabulary
 from psann_jax.interop.psannlm import with_state
 from psann_jax.interop.psannlm_canonical import canonical_base, differences
 from psann_jax.interop.psannlm_legacy import legacy_base
@@ -77,15 +76,6 @@ def load_checkpoint(path: str | os.PathLike, dtype: str = "float32") -> SavedMod
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return SavedModel(found.base, found.model, tokenizer, found.max_length, found.notes)
-
-
-def check_vocabulary(base: Base, tokenizer: Tokenizer | None) -> None:
-    """Raises ValueError for a tokenizer with ids that the model does not know."""
-    if tokenizer and tokenizer.vocab_size > (known := base.vocab_size or 0):
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model knows {known}; "
-            "take the tokenizer that it was trained with"
-        )
 
 
 def _checkpoint(tree: Any, dtype: str) -> Checkpoint:

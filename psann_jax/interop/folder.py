@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from psann_jax import bases
 from psann_jax.data import Tokenizer, load_tokenizer
-from psann_jax.fields import local_path
+from psann_jax.fields import is_whole, local_path
 from psann_jax.interop.whole_file import whole_file
 from psann_jax.model import LM
 from psann_jax.nn.table import check_tables
@@ -61,6 +61,8 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
     if saved.tokenizer:
         with whole_file(folder / TOKENIZER) as part:
             saved.tokenizer.save(part)
+    else:  # of a model that was saved here before
+        (folder / TOKENIZER).unlink(missing_ok=True)
     with whole_file(folder / CONFIG) as part:
         part.write_text(json.dumps(tree, indent=2) + "\n")
 
@@ -76,12 +78,15 @@ def load_folder(path: str | os.PathLike) -> SavedModel:
       ValueError: a file is missing, damaged, or does not fit the others.
     """
     folder = Path(path)
+    for name in (CONFIG, WEIGHTS, TOKENIZER):
+        if (folder / name).is_symlink():
+            raise ValueError(f"{folder / name} is a link; copy the file that it names in its place")
     tree = _config(folder / CONFIG)
     base = bases.from_tree(tree["base"])
     like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
     try:
         arrays = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError) as error:  # the last: of a dtype
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     for name, leaf in named_arrays(like).items():
         found = (arrays[name].shape, str(arrays[name].dtype)) if name in arrays else None
@@ -92,10 +97,18 @@ def load_folder(path: str | os.PathLike) -> SavedModel:
         check_tables(model)
     except ValueError as error:
         raise ValueError(f"{folder / WEIGHTS}: {error}") from None
-    tokenizer = folder / TOKENIZER
-    return SavedModel(
-        base, model, load_tokenizer(tokenizer) if tokenizer.exists() else None, tree["max_length"]
-    )
+    tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    check_vocabulary(base, tokenizer)
+    return SavedModel(base, model, tokenizer, tree["max_length"])
+
+
+def check_vocabulary(base: bases.Base, tokenizer: Tokenizer | None) -> None:
+    """Raises ValueError for a tokenizer with ids that the model does not know."""
+    if tokenizer and tokenizer.vocab_size > (known := base.vocab_size or 0):
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model knows {known}; "
+            "take the tokenizer that it was trained with"
+        )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -105,6 +118,8 @@ def _config(path: Path) -> dict[str, Any]:
         tree = json.loads(path.read_text())
         if tree["format"] != FORMAT or tree["version"] != VERSION:
             raise ValueError(f"it is not of format {FORMAT} {VERSION}")
-        return {"base": dict(tree["base"]), "max_length": int(tree["max_length"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not is_whole(tree["max_length"]) or tree["max_length"] < 1:
+            raise ValueError(f"max_length={tree['max_length']!r} must be a whole number above 0")
+        return {"base": dict(tree["base"]), "max_length": tree["max_length"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no model config: {error}") from None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from psann_jax import bases
-from psann_jax.interop.checkpoint import check_vocabulary, load_checkpoint, read_checkpoint
+from psann_jax.interop.checkpoint import load_checkpoint, read_checkpoint
+from psann_jax.interop.folder import check_vocabulary
 from psann_jax.interop.torch_file import read
 from psann_jax.interop.torch_write import write
 

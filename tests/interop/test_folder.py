@@ -50,8 +50,44 @@ def test_base_and_weights_come_back_exactly(tiny, tmp_path, name):
 def test_the_tokenizer_comes_along(tiny, tmp_path):
     data = DataConfig(tokenizer="char", max_length=8, vocab_size=300, val_split=0.0)
     tokenizer = prepare(data, ["some text"]).tokenizer
-    save_folder(tmp_path, _saved(tiny, tokenizer=tokenizer))
+    base = bases.get("respsann")(**{**TINY, "vocab_size": 300}, dtype="float32")
+    large = SavedModel(base, LM(base, rngs=nnx.Rngs(0)), tokenizer, 77)
+    save_folder(tmp_path, large)
     assert load_folder(tmp_path).tokenizer.encode("text") == tokenizer.encode("text")
+    save_folder(tmp_path, _saved(tiny))  # another model, without one
+    assert load_folder(tmp_path).tokenizer is None
+    save_folder(tmp_path, _saved(tiny, tokenizer=tokenizer))
+    with pytest.raises(ValueError, match="the tokenizer has .* ids, the model knows 32"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_link_is_refused(folder, name):
+    (folder / name).rename(folder / "elsewhere")
+    (folder / name).symlink_to(folder / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a link; copy the file"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("length", ["0", "-5", "1e400", "Infinity", '"77"', "true"])
+def test_a_length_that_is_none_is_refused(folder, length):
+    text = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(text.replace('"max_length": 77', f'"max_length": {length}'))
+    with pytest.raises(ValueError, match="is no model config: max_length"):
+        load_folder(folder)
+
+
+def test_a_config_without_end_is_refused(folder):
+    (folder / CONFIG).write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="is no model config"):
+        load_folder(folder)
+
+
+def test_a_dtype_that_numpy_lacks_is_refused(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content.replace(b'"F32"', b'"F4" ', 1))
+    with pytest.raises(ValueError, match="model.safetensors"):
+        load_folder(folder)
 
 
 def test_an_address_for_the_folder_is_refused(tiny):
