@@ -22,10 +22,17 @@ def _train(argv: list[str]) -> None:
     from psann_jax import cluster
     from psann_jax.run.environment import set_up
     from psann_jax.run.main import run
+    from psann_jax.run.stop import Preempted, StopSignal
 
-    cluster.join()
-    set_up()
-    run(config)
+    cluster.join()  # which takes SIGTERM for itself
+    with StopSignal(at_once=True):  # before the first step, and after the last
+        set_up()
+        try:
+            run(config)
+        except KeyboardInterrupt:
+            raise Preempted(
+                "interrupted; start it again to go on from what is saved", None
+            ) from None
 
 
 def _help(argv: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -207,6 +208,14 @@ def test_tokenizer_is_fitted_saved_and_shown(capsys, tmp_path):
     assert verbs.main(["tokenizer", "show", "t.model", "ab"]) == 0
     shown = capsys.readouterr().out.strip().splitlines()
     assert [line.split("\t")[1] for line in shown] == ["'a'", "'b'"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_is_a_stop(monkeypatch, capsys, number):
+    monkeypatch.setattr("psann_jax.run.environment.set_up", lambda: None)
+    monkeypatch.setattr("psann_jax.run.main.run", lambda config: signal.raise_signal(number))
+    assert train.main(_config()) == 75
+    assert "start it again to go on" in capsys.readouterr().err
 
 
 @pytest.mark.slow
