@@ -18,6 +18,7 @@ from psann_jax.infer.sampling import Draw, Sampling, sample
 from psann_jax.model import LM, LMState
 from psann_jax.seq import Seq
 
+MOST_NEW_TOKENS = 1 << 24  # a row
 _SHORTEST = 16
 
 
@@ -43,15 +44,17 @@ def generate(
         is larger.
 
     Raises:
-      ValueError: no prompt, an empty prompt, or max_new_tokens < 1.
+      ValueError: no prompt, an empty prompt, or max_new_tokens out of range.
     """
     if not prompts:
         return []
     if not all(map(len, prompts)):
         empty = [len(p) for p in prompts].index(0)
         raise ValueError(f"prompts[{empty}] has no tokens; begin it with BOS")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} must be at least 1, and at most {MOST_NEW_TOKENS}"
+        )
     sampling = sampling or Sampling()
     tokens, lengths = _left_padded(prompts)
     out = _generate(

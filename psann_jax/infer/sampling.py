@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from psann_jax.fields import take_types
 
 _COOLEST = 1e-5  # a smaller temperature than this counts as this, as in psannlm
+_MOST_PENALTY = 1e6  # with which float32 stays finite
 _MOST = 2**31 - 1  # that a compiled top_k can be; no vocabulary has as many
 
 
@@ -42,9 +43,11 @@ class Sampling:
             raise ValueError(f"top_k={self.top_k} must be at least 1; None keeps all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be in (0, 1]; None keeps all tokens")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+        penalty = self.repetition_penalty
+        if penalty is not None and not 1 / _MOST_PENALTY <= penalty <= _MOST_PENALTY:
             raise ValueError(
-                f"repetition_penalty={self.repetition_penalty} must be positive; 1 does nothing"
+                f"repetition_penalty={penalty} must be positive, from {1 / _MOST_PENALTY} to "
+                f"{_MOST_PENALTY}; 1 does nothing"
             )
 
     def draw(self) -> "Draw":

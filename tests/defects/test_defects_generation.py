@@ -64,7 +64,7 @@ def test_d09_top_k_keeps_k_of_equal_tokens(k):
         ([4], 1.5, [3, 5, 3]),
         # Below 1 it favours what was said: 1.5 / 0.5 exceeds 2.0.
         ([5], 0.5, [5, 5, 5]),
-        # A negative logit is multiplied, so that it becomes less likely too.
+        # Either at once, so that a third is likelier.
         ([3, 5], 20.0, [6, 3, 3]),
     ],
 )
@@ -72,6 +72,21 @@ def test_d10_the_penalty_divides_once_and_counts_the_prompt(constant, prompt, pe
     model = constant({3: 2.0, 5: 1.5, 6: 0.11})
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     assert generate(model, [prompt], max_new_tokens=3, sampling=sampling) == [said]
+
+
+def test_d10_a_negative_logit_is_multiplied_and_becomes_less_likely_too(constant):
+    sampling = Sampling(temperature=0, repetition_penalty=2.0)
+    model = constant({3: -1.0, 5: -1.5})
+    assert generate(model, [[3]], max_new_tokens=3, sampling=sampling) == [[5, 3, 3]]
+
+
+def test_padding_before_a_short_prompt_was_not_said(constant):
+    """Rows are padded with id 0, which is a token like any other."""
+    sampling = Sampling(temperature=0, repetition_penalty=1.5)
+    rows = generate(
+        constant({0: 2.0, 7: 1.5}), [[5], [5, 6, 6]], max_new_tokens=3, sampling=sampling
+    )
+    assert rows == [[0, 7, 0]] * 2
 
 
 def _foreign(path, vocab):

@@ -158,6 +158,7 @@ def test_no_prompts_give_no_texts(greedy):
         ([[1], []], 3, r"prompts\[1\] has no tokens; begin it with BOS"),
         ([[1]], 0, "max_new_tokens=0 must be at least 1"),
         ([[1]], -2, "max_new_tokens=-2"),
+        ([[1]], 3_000_000_000, "max_new_tokens=3000000000 must be .* at most 16777216"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(greedy, prompts, n, said):
