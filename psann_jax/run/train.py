@@ -230,11 +230,12 @@ class _Loop:
 
     def _row(self, step: int, metrics: Metrics) -> dict[str, Any]:
         loss, seconds = float(metrics["loss"]), self.clock.seconds_per_step()
+        updates = step - 1 - self.guard.skipped + (self.guard.in_a_row > 0)  # before this step
         return {
             "step": step,
             "loss": loss,
             "ppl": perplexity(loss),
-            "lr": float(np.asarray(self.rate(step - 1 - self.guard.skipped))),
+            "lr": float(np.asarray(self.rate(updates))),
             "grad_norm": float(metrics["grad_norm"]),
             "tokens": int(np.nan_to_num(metrics["tokens"])),  # of spoilt weights it is no number
             "tokens_per_s": float(metrics["tokens"]) / seconds,

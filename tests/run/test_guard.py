@@ -80,7 +80,9 @@ def test_a_bad_step_is_skipped_told_and_counted(config, poison, report):
     assert [row["skipped_steps"] for row in rows] == [0, 0, 1, 2, 2, 2, 2, 2]
     assert [line for line in report.said if "step 3 is skipped: its loss is nan" in line]
     assert all(np.isfinite(row["loss"]) for row in rows[4:])
-    assert rows[4]["lr"] == pytest.approx(schedule(config.optimizer, 8)(2))  # of the third update
+    updates = [0, 1, 2, 2, 2, 3, 4, 5]  # made before each step
+    rate = schedule(config.optimizer, 8)
+    assert [row["lr"] for row in rows] == pytest.approx([float(rate(n)) for n in updates])
 
 
 def test_too_many_bad_steps_end_the_run_and_name_their_rows(config, poison, report):
