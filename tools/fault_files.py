@@ -36,7 +36,7 @@ def checkpoints_of(folder: Path) -> Path:
 
     checkpoints = Checkpoints(folder / "checkpoints")
     for step in _KEPT:
-        checkpoints.save(small_state(step))
+        checkpoints.save(small_state(step), val_loss=1 / step)
     checkpoints.close()
     return folder / "checkpoints"
 

@@ -46,9 +46,10 @@ def _said(config: Config, plan: Plan) -> str:
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     there = f" of the {limit / 1e9:.1f} GB there" if limit else ""
-    accumulated = config.train.grad_accum_steps
+    accumulated, remat = config.train.grad_accum_steps, config.base.remat
+    again = "" if remat == "full" else f"set base.remat='full' (now {remat!r}), "
     return (
-        f"a device is out of memory: the step needs about {needed:.1f} GB{there}; raise "
-        f"train.grad_accum_steps={accumulated} to {2 * accumulated}, set base.remat='full' (now "
-        f"{config.base.remat!r}), or spread the weights over more devices with mesh.fsdp"
+        f"a device is out of memory: the step needs about {needed:.1f} GB{there}; {again}spread "
+        "the weights over more devices with mesh.fsdp, or in another workdir raise "
+        f"train.grad_accum_steps={accumulated} to {2 * accumulated}"
     )

@@ -207,6 +207,8 @@ def test_the_image_has_what_the_build_needs():
         ([0, 75], 75),
         ([1, 2], 2),
         ([3, -6], 3),
+        ([74, 74], 74),
+        ([74, -6], 74),
     ],
 )
 def test_one_verdict_of_several_codes(codes, verdict):

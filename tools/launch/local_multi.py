@@ -21,7 +21,7 @@ import time
 
 from psann_jax.cluster import HEARTBEAT_SECONDS, VARIABLES
 from psann_jax.run.guard import EXIT_NOT_FINITE
-from psann_jax.run.stop import EXIT_PREEMPTED
+from psann_jax.run.stop import EXIT_FAILED, EXIT_PREEMPTED
 
 DONE, BUG, BAD_INPUT = 0, 1, 2
 _GRACE_SECONDS = HEARTBEAT_SECONDS + 5
@@ -92,7 +92,7 @@ class Group:
 
 def verdict(codes: Sequence[int]) -> int:
     """One exit code for those of the processes: the one that says most of what happened."""
-    for final in (BAD_INPUT, EXIT_NOT_FINITE):
+    for final in (BAD_INPUT, EXIT_NOT_FINITE, EXIT_FAILED):
         if final in codes:
             return final
     bad = [code for code in codes if code != DONE]
