@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from psann_jax.train.manifest import MANIFEST, damage, seal, sealed
+from psann_jax.train.manifest import MANIFEST, UNREADABLE, damage, seal, sealed
 from psann_jax.train.state import (
     TrainState,
     flat_arrays,
@@ -42,7 +42,9 @@ class Checkpoints:
             preservation_policy=self,
             cleanup_tmp_directories=not reads_only,
         )
+        self._saving: int | None = None
         self._whole: int | None = None  # the last step known to be so
+        self._damaged: set[int] = set()  # steps known to be so
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._told = False  # that a save failed
@@ -54,7 +56,8 @@ class Checkpoints:
           OSError: the last save failed, on a full disk for instance.
         """
         self.wait()
-        step = int(state.step)
+        step = self._saving = int(state.step)
+        self._damaged.discard(step)
         # A diverged run's NaN would stand before every number in the order of the best.
         comparable = val_loss is not None and not math.isnan(val_loss)
         metrics = {"val_loss": val_loss} if comparable else None
@@ -102,24 +105,39 @@ class Checkpoints:
                     raise self._not_saved(error) from error
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """What stays when a save begins, as Orbax asks for it.
+        """What stays when a save begins, as Orbax asks for it: the step that is saved, and of those
+        with a manifest the last, the best, and the last known to be whole.
 
-        The last steps; and until the new one has its manifest, the best and the last whole step
-        that have theirs, however many newer ones are damaged or were never finished.
+        Steps without one were never finished; nor do those count that were found damaged.
         """
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        kept = {*steps[-max(2, self._keep) :], self._whole}
-        kept.update(step for _, step in self._losses(steps)[:1])
+        old = [s for s in steps if s not in {self._saving, *self._damaged} and self._finished(s)]
+        kept = {self._saving, self._whole, *old[1 - max(2, self._keep) :]}
+        kept.update(step for _, step in self._losses(old)[:1])
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+    def _finished(self, step: int) -> bool:
+        return (self.directory / str(step) / MANIFEST).exists()
 
     def _losses(self, steps: Sequence[int]) -> list[tuple[float, int]]:
         """Validation loss and step, the best first, of those that were saved with one."""
         found = []
         for step in steps:
-            content = sealed(self.directory / str(step), METRICS)
-            if content is not None:
-                found.append((json.loads(content)["val_loss"], step))
+            # The second is Orbax's own name, of runs before the first.
+            for name in (METRICS, "metrics/metrics"):
+                if content := sealed(self.directory / str(step), name):
+                    found.append((json.loads(content)["val_loss"], step))
+                    break
         return sorted(found)
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a step, remembered for `should_preserve`; None: it is whole."""
+        fault = damage(self.directory / str(step))
+        if fault is None:
+            self._damaged.discard(step)
+        elif UNREADABLE not in fault:
+            self._damaged.add(step)
+        return fault
 
     def steps(self) -> list[int]:
         """Steps on disk, newest first, whole or not."""
@@ -133,12 +151,12 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in steps:
-            fault = damage(self.directory / str(step))
+            fault = self._damage(step)
             if fault is None:
                 self._whole = step
                 return step
             _log.warning("checkpoint %d is not used: %s", step, fault)
-        if any((self.directory / str(step) / MANIFEST).exists() for step in steps):
+        if any(map(self._finished, steps)):
             raise ValueError(
                 f"no checkpoint in {self.directory} is whole any more, of steps {steps}; bring "
                 "their files back, or choose another workdir to begin anew"
@@ -148,7 +166,7 @@ class Checkpoints:
     def best(self) -> tuple[int, float] | None:
         """Step and validation loss of the best step kept."""
         for loss, step in self._losses(self.steps()):
-            if not damage(self.directory / str(step)):
+            if not self._damage(step):
                 return step, loss
         return None
 
@@ -173,7 +191,7 @@ class Checkpoints:
         Raises:
           ValueError: a file of the step is damaged, or it holds other arrays.
         """
-        if fault := damage(self.directory / str(step)):
+        if fault := self._damage(step):
             raise ValueError(f"checkpoint {step} cannot be used: {fault}")
         self._whole = step
         found = {name: a.shape for name, a in self._index(step).items()}

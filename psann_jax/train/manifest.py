@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 MANIFEST = "MANIFEST.json"
+UNREADABLE = "a file of it cannot be read"  # now; it may be whole
 
 
 def seal(step: Path) -> None:
@@ -26,7 +27,7 @@ def damage(step: Path) -> str | None:
     try:
         found = _sums(step)
     except OSError as error:
-        return f"a file of it cannot be read: {error}"
+        return f"{UNREADABLE}: {error}"
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             what = "is missing" if name not in found else "is not as it was saved"

@@ -143,8 +143,13 @@ def test_a_file_that_cannot_be_read_costs_its_step_alone(folder, opened, monkeyp
         return real(path)
 
     real = manifest._sha256
-    monkeypatch.setattr(manifest, "_sha256", broken)
-    assert opened().newest() == 20
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "_sha256", broken)
+        checkpoints = opened()
+        assert checkpoints.newest() == 20
+    checkpoints.save(_small(25))
+    checkpoints.wait()
+    assert checkpoints.newest() == 30  # it was whole
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -169,10 +174,37 @@ def test_the_last_whole_step_stays_until_the_next_one_is(tmp_path, monkeypatch, 
             checkpoints.close()
     checkpoints = Checkpoints(tmp_path, keep=keep)
     assert checkpoints.newest() == 20
+    checkpoints.save(_small(23))  # below those that were never finished
+    checkpoints.wait()
+    assert checkpoints.newest() == 23
     for step in (60, 70, 80, 90):
         checkpoints.save(_small(step))
     checkpoints.close()
     assert len(Checkpoints(tmp_path, keep=keep).steps()) == max(2, keep)
+
+
+def test_a_damaged_best_does_not_take_the_place_of_the_next(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, loss in ((10, 1.0), (20, 3.0)):
+        checkpoints.save(_small(step), val_loss=loss)
+    checkpoints.close()
+    name = next(p for p in _files(tmp_path / "10") if "d/" in str(p))
+    FAULTS["flipped"](tmp_path / "10" / name)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.best() == (20, 3.0)
+    for step, loss in ((40, 2.0), (50, 2.5), (60, 2.6), (70, 2.7)):
+        checkpoints.save(_small(step), val_loss=loss)
+    checkpoints.wait()
+    assert (checkpoints.best(), checkpoints.steps()) == ((40, 2.0), [70, 60, 40])
+    checkpoints.close()
+
+
+def test_the_best_of_an_older_run_is_read_where_orbax_wrote_it(folder, opened):
+    step = folder / "20"
+    (step / "metrics").mkdir()
+    (step / METRICS).rename(step / "metrics" / "metrics")
+    seal(step)
+    assert opened().best() == (20, 1.0)
 
 
 def test_the_best_stays_until_a_better_one_is_whole(folder, monkeypatch):
