@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="*", help="files to read; none: the validation split of the run"
     )
-    parser.add_argument("--step", default="best", help="best (default), newest or a step number")
+    parser.add_argument("--step", help="of a run: best (default), newest or a step number")
     parser.add_argument("--batch-tokens", type=int, default=16_384, metavar="N")
 
 
@@ -26,7 +26,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     set_up()
     sources, size = tuple(args.sources), {"batch_tokens": args.batch_tokens}
     if is_saved_model(args.path):
+        if args.step is not None:
+            raise ValueError(f"--step={args.step} is for a run's workdir; {args.path} is a model")
         result = evaluate_saved(args.path, sources, **size)
     else:
-        result = evaluate_run(args.path, sources, step=args.step, **size)
+        result = evaluate_run(args.path, sources, step=args.step or "best", **size)
     print(json.dumps(result, indent=2))

@@ -26,8 +26,8 @@ def _train(argv: list[str]) -> None:
 
     cluster.join()  # which takes SIGTERM for itself
     with StopSignal(at_once=True):  # before the first step, and after the last
-        set_up()
         try:
+            set_up()
             run(config)
         except KeyboardInterrupt:
             raise Preempted(

@@ -39,5 +39,5 @@ def import_file(file: str) -> None:
     sys.path.insert(0, str(path.parent))
     importlib.invalidate_caches()
     module = in_user_file(file, lambda: importlib.import_module(path.stem))
-    if Path(module.__file__ or "").resolve() != path:
+    if Path(getattr(module, "__file__", None) or "").resolve() != path:
         raise ValueError(f"--import={file}: another module is named {path.stem}; rename the file")

@@ -33,8 +33,6 @@ def evaluate_run(
     Raises:
       ValueError: no such run or step, no validation part, or text that cannot be read.
     """
-    if batch_tokens < 1:
-        raise ValueError(f"--batch-tokens={batch_tokens} must be at least 1")
     run, workdir = load_run(path, step), Workdir(path)
     data = run.config.data
     if sources:
@@ -49,7 +47,7 @@ def evaluate_run(
     if held_out is None or meta is None:
         raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
     mesh = sharding.make_mesh(data=-1, fsdp=1)
-    batch_rows = max(1, batch_tokens // data.max_length)
+    batch_rows = _rows(batch_tokens, data)
     with jax.set_mesh(mesh), matmul_precision(run.config.train.matmul_precision):
         result = evaluate(jax.jit(eval_step), run.model, held_out, mesh, batch_rows=batch_rows)
         if data.order == "tracks":
@@ -77,7 +75,7 @@ def evaluate_saved(
     data = DataConfig(sources=sources, val_split=0.0, max_length=saved.max_length)
     corpus = prepare(data, tokenizer=saved.tokenizer)
     meta, mesh = corpus.meta.train, sharding.make_mesh(data=-1, fsdp=1)
-    rows = max(1, batch_tokens // data.max_length)
+    rows = _rows(batch_tokens, data)
     with jax.set_mesh(mesh):
         held_out = HeldOut(corpus.train, meta.bytes)
         result = evaluate(jax.jit(eval_step), saved.model, held_out, mesh, batch_rows=rows)
@@ -87,6 +85,12 @@ def evaluate_saved(
 def is_saved_model(path: str | os.PathLike) -> bool:
     """Whether `evaluate_saved` is for the path: a file, or a folder that `psannLM.save` wrote."""
     return Path(path).is_file() or is_model_folder(path)
+
+
+def _rows(batch_tokens: int, data: DataConfig) -> int:
+    if batch_tokens < 1:
+        raise ValueError(f"--batch-tokens={batch_tokens} must be at least 1")
+    return max(1, batch_tokens // data.max_length)
 
 
 def _tracks(config: Config) -> int:

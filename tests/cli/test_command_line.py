@@ -211,9 +211,10 @@ def test_tokenizer_is_fitted_saved_and_shown(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_step_is_a_stop(monkeypatch, capsys, number):
+@pytest.mark.parametrize("where", ["environment.set_up", "main.run"])
+def test_a_signal_before_the_first_step_is_a_stop(monkeypatch, capsys, where, number):
     monkeypatch.setattr("psann_jax.run.environment.set_up", lambda: None)
-    monkeypatch.setattr("psann_jax.run.main.run", lambda config: signal.raise_signal(number))
+    monkeypatch.setattr(f"psann_jax.run.{where}", lambda *_: signal.raise_signal(number))
     assert train.main(_config()) == 75
     assert "start it again to go on" in capsys.readouterr().err
 
@@ -258,6 +259,9 @@ def test_a_base_of_a_users_file_is_known_to_a_command(tmp_path, capsys):
     del sys.modules["own"]
     assert verbs.main([f"--import={file.name}", "inspect", str(folder)]) == 0
     assert "imported" in capsys.readouterr().out
+    (tmp_path / "time.py").touch()
+    assert verbs.main(["--import=time.py", "inspect", str(folder)]) == 2
+    assert "another module is named time; rename" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "own.py").touch()
     assert verbs.main(["--import=other/own.py", "inspect", str(folder)]) == 2
