@@ -180,7 +180,14 @@ def mesh_of(sharded: str) -> MeshConfig:
     """The mesh of fit's fsdp: its devices have the whole weights for off, parts for full_shard."""
     if sharded not in ("off", "full_shard"):
         raise ValueError(f"fsdp={sharded!r} must be off or full_shard")
-    return MeshConfig(data=1, fsdp=-1) if sharded == "full_shard" else MeshConfig()
+    if sharded == "off":
+        return MeshConfig()
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"fsdp={sharded!r} is for one process; of several, no one could save the model: train "
+            "with python -m psann_jax.main and --config.mesh.fsdp=-1 --config.mesh.data=1"
+        )
+    return MeshConfig(data=1, fsdp=-1)
 
 
 def devices_of(ddp: str) -> list[jax.Device]:

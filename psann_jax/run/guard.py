@@ -139,7 +139,7 @@ def repeated(
       FloatingPointError: at the first operation that gives NaN, with its place in the model.
     """
     report.line(f"repeating step {int(state.step)}, one operation at a time")
-    scale = None if state.loss_scale is None else 2 * state.loss_scale  # which the skip halved
+    scale = None if state.loss_scale is None else 2 * state.loss_scale  # halved, if not the least
     before = dataclasses.replace(state, step=state.step - 1, loss_scale=scale)
     where = jax.tree.map(lambda a: a.sharding, before)
     if offloaded(where):
