@@ -1,6 +1,6 @@
 """Python files of the user: run, with what they raise as one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import importlib
 from pathlib import Path
 import sys
@@ -25,6 +25,12 @@ def in_user_file(file: str, do: Callable[[], Any]) -> Any:
         where = f", line {own[-1].lineno}" if own else ""
         said = " ".join(str(error).split())
         raise ValueError(f"{file}{where}: {type(error).__name__}: {said}") from None
+
+
+def import_files(files: Sequence[str]) -> None:
+    """Imports each file, as `import_file` does."""
+    for file in files:
+        import_file(file)
 
 
 def import_file(file: str) -> None:

@@ -41,7 +41,7 @@ _WITH_CONFIG_FLAGS = ("config", "dry-run")
 def main(argv: list[str]) -> int:
     """Runs a verb, after the files that register bases; returns the process's exit code."""
     files, argv = _files_to_import(argv)
-    if (code := exit_code(lambda: [user_file.import_file(file) for file in files])) != DONE:
+    if (code := exit_code(lambda: user_file.import_files(files))) != DONE:
         return code
     if argv[:1] == ["train"]:  # its flags are the config's, read by ml_collections
         return train.main(argv[1:])
