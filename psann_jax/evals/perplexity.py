@@ -13,7 +13,7 @@ from psann_jax.train.metrics import bits_per_byte, perplexity
 
 
 def evaluate(
-    eval_step: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
+    eval_step: Callable[[Any, Any], tuple[jax.Array, jax.Array, jax.Array]],
     model: Any,
     held_out: HeldOut,
     mesh: jax.sharding.Mesh,
@@ -27,9 +27,10 @@ def evaluate(
       batch_rows: rows a call, over all processes.
 
     Returns:
-      val_loss in nats a token, val_ppl, val_bits_per_byte.
+      val_loss in nats a token, val_ppl, val_bits_per_byte, and val_top1_acc, the share of tokens
+      that the model holds for the most likely.
     """
-    nats = tokens = 0.0
+    nats = tokens = hits = 0.0
     for batch in batches(
         held_out.rows,
         batch_rows=batch_rows,
@@ -41,11 +42,13 @@ def evaluate(
     ):
         summed = eval_step(model, on_mesh(batch, mesh))
         nats, tokens = nats + float(summed[0]), tokens + float(summed[1])
+        hits += float(summed[2])
     loss = nats / max(tokens, 1.0)
     return {
         "val_loss": loss,
         "val_ppl": perplexity(loss),
         "val_bits_per_byte": bits_per_byte(nats, held_out.n_bytes),
+        "val_top1_acc": hits / max(tokens, 1.0),
     }
 
 

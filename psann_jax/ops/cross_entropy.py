@@ -39,6 +39,21 @@ def linear_cross_entropy(
     return _loss(x, kernel, targets, weights, label_smoothing)
 
 
+def linear_scores(
+    x: jax.Array, kernel: jax.Array, targets: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy in nats and top-1 hits of softmax(x @ kernel), weighted sums, [] float32.
+
+    A hit is a target that argmax would give: of equal logits, that of the lowest index. Arguments
+    as in `linear_cross_entropy`.
+    """
+
+    def of_chunk(*chunk):
+        return _nats(*chunk, 0.0)[0], _hits(*chunk)
+
+    return _summed(of_chunk, x, kernel, targets, weights)
+
+
 def chunk_tokens(vocabulary: int, backend: str | None = None) -> int:
     """Tokens whose logits a device holds at once; None is the backend of this process."""
     budget = _CHUNK_BYTES.get(backend or jax.default_backend(), _DEFAULT_CHUNK_BYTES)
@@ -62,27 +77,44 @@ def _chunked(*arrays, vocabulary):
 def _nats(logits, targets, weights, smoothing):
     """Weighted loss of a chunk, and its log-normaliser: logits [B, C, V] float32."""
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    hit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    expected = (1 - smoothing) * hit
+    expected = (1 - smoothing) * _of_targets(logits, targets)[..., 0]
     if smoothing:
         expected = expected + smoothing * jnp.mean(logits, axis=-1)
     return jnp.sum(weights * (normaliser - expected)), normaliser
 
 
+def _hits(logits, targets, weights):
+    """Weighted number of a chunk's targets that argmax gives; argmax itself is slow on a CPU."""
+    own = _of_targets(logits, targets)
+    earlier = jnp.arange(logits.shape[-1]) < targets[..., None]
+    ahead = ~(logits <= own) | ((logits == own) & earlier)  # nan is ahead, and has none behind
+    return jnp.sum(weights * ~jnp.any(ahead, axis=-1))
+
+
+def _of_targets(logits, targets):
+    """The logits of the targets: [B, C, 1]."""
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _loss(x, kernel, targets, weights, smoothing):
+    return _summed(lambda *chunk: _nats(*chunk, smoothing)[0], x, kernel, targets, weights)
+
+
+def _summed(of_chunk, x, kernel, targets, weights):
+    """The sums over all chunks of what `of_chunk(logits, targets, weights)` gives, each []."""
     table, vocabulary = _whole(kernel, x.dtype), kernel.shape[1]
 
     def of_rows(x, targets, weights):
-        def body(total, chunk):
+        def body(chunk):
             x, targets, weights = chunk
             logits = jnp.dot(x, table, preferred_element_type=jnp.float32)
-            return total + _nats(logits, targets, weights, smoothing)[0], None
+            return of_chunk(logits, targets, weights)
 
-        chunks = _chunked(x, targets, weights, vocabulary=vocabulary)
-        return jax.lax.scan(body, jnp.float32(0), chunks)[0]
+        return jax.lax.map(body, _chunked(x, targets, weights, vocabulary=vocabulary))
 
-    return jnp.sum(jax.vmap(of_rows)(*map(by_device, (x, targets, weights))))
+    sums = jax.vmap(of_rows)(*map(by_device, (x, targets, weights)))
+    return jax.tree.map(jnp.sum, sums)
 
 
 def _whole(kernel, dtype):

@@ -18,6 +18,7 @@ from psann_jax.train.metrics import read_metrics
 EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
 # Names of metrics.jsonl that are the lower the better.
 METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
+_CURVE = ("step", *METRICS, "val_top1_acc")
 _MACHINE = ("date", "device_kind", "processor", "packages")
 
 
@@ -40,7 +41,7 @@ def figures(workdir: Workdir) -> dict[str, Any]:
         "tokens": round(sums[-1][0]) if sums else 0,
         "tokens_per_s": _median([r["tokens_per_s"] for r in rows[1:] or rows]),
         "step_seconds": round(sums[-1][1], 3) if sums else 0.0,
-        "curve": [{k: row[k] for k in ("step", *METRICS) if k in row} for row in rows],
+        "curve": [{k: row[k] for k in _CURVE if k in row} for row in rows],
         "base": bases.name_of(base),
         "device": around["device_kind"],
         "machine": {name: around.get(name) for name in _MACHINE},

@@ -87,7 +87,7 @@ def curve(workdir: Workdir) -> list[Row]:
 
 
 def summary(workdir: Workdir) -> Row:
-    """What a run came to: losses, perplexity, bits per byte, sizes, speed, text, seed, machine.
+    """What a run came to: losses and what follows from them, sizes, speed, text, seed, machine.
 
     `train_loss` is that of the last step alone, `val_loss` the last that was taken.
     """
@@ -101,6 +101,7 @@ def summary(workdir: Workdir) -> Row:
         "val_loss": loss,
         "perplexity": None if loss is None else perplexity(loss),
         "bits_per_byte": last.get("val_bits_per_byte"),
+        "top1_accuracy": last.get("val_top1_acc"),
         "corpus_path": list(config.data.sources) or None,
         "seed": config.train.seed,
         "vocab_size": config.base.vocab_size,

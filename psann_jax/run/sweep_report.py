@@ -17,12 +17,11 @@ from typing import Any
 from psann_jax.evals.comparison import CONFIDENCE, Compared, compare
 from psann_jax.evals.figure import empty_figure, line_style
 from psann_jax.run.sweep import TIMINGS, Sweep
-from psann_jax.run.sweep_result import Result, measured
+from psann_jax.run.sweep_result import LAST, Result, measured
 from psann_jax.run.sweep_text import refuse_mixed_text, seen_by
 
-_COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", "val_loss", "val_ppl")
-_COLUMNS += ("parameters", "tokens")
-_COLUMNS += (*TIMINGS, "base", "device", "code")
+_COLUMNS = ("variant", "seed", "value", "best", "diverged", "train_loss", *LAST)
+_COLUMNS += ("parameters", "tokens", *TIMINGS, "base", "device", "code")
 
 
 def write_summary(sweep: Sweep, results: Sequence[Result], folder: Path | None = None) -> str:

@@ -13,6 +13,7 @@ from psann_jax.run.sweep import Job
 from psann_jax.run.workdir import Workdir
 
 Result = dict[str, Any]
+LAST = ("val_loss", "val_ppl", "val_top1_acc")
 
 
 def run_job(job: Job, report: Report | None = None) -> Result:
@@ -39,7 +40,7 @@ def run_job(job: Job, report: Report | None = None) -> Result:
 def measured(result: Result, metric: str) -> Result:
     """The result with "value", the metric's last, and "best"; nan where the run diverged.
 
-    Also the last "val_loss" and "val_ppl" and the most "memory_bytes", None where there are none.
+    Also the last of LAST and the most "memory_bytes", None where there are none.
     All are taken from the curve, so that a result serves whichever metric a sweep has.
 
     Raises:
@@ -54,7 +55,7 @@ def measured(result: Result, metric: str) -> Result:
         )
     finite = [value for value in values if value is not None]
     sound = values and values[-1] is not None and not result["diverged"]
-    logged = {name: _of(result, name) for name in ("val_loss", "val_ppl", "memory_bytes")}
+    logged = {name: _of(result, name) for name in (*LAST, "memory_bytes")}
     return {
         **result,
         **{name: found[-1] if found else None for name, found in logged.items()},

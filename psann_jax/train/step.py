@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from psann_jax.model import LMState, trainable, with_trained
-from psann_jax.ops.cross_entropy import linear_cross_entropy
+from psann_jax.ops.cross_entropy import linear_cross_entropy, linear_scores
 from psann_jax.seq import Batch, Seq, positions_after
 from psann_jax.sharding import constrain
 from psann_jax.train.state import TrainState, offloaded, on_device
@@ -142,9 +142,11 @@ def _cut(carry: LMState | None, micro_batches: int, rows: int) -> LMState | None
     return jax.tree.map(cut, carry)
 
 
-def eval_step(model: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Nats and number of the weighted tokens of a batch [B, T]."""
-    return loss_fn(model, batch), jnp.sum(batch.weights)
+def eval_step(model: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Nats, number and top-1 hits of the weighted tokens of a batch [B, T]."""
+    x, _ = model.features(batch.inputs, Seq(batch.positions, batch.segments))
+    nats, hits = linear_scores(x, model.head_kernel(), batch.targets, batch.weights)
+    return nats, jnp.sum(batch.weights), hits
 
 
 def carried_eval_step(

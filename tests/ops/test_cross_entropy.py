@@ -54,6 +54,24 @@ def test_loss_without_gradient_equals_the_loss_with_it(monkeypatch, tokens):
     np.testing.assert_allclose(alone, value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [1, 4, 13])
+def test_scores_are_the_loss_and_the_targets_that_argmax_gives(monkeypatch, tokens):
+    _budget(monkeypatch, tokens)
+    likely = np.argmax(X @ KERNEL, -1)
+    targets = jnp.where(jnp.arange(T) % 3 == 0, TARGETS, likely)
+    nats, hits = jax.jit(ops.linear_scores)(X, KERNEL, targets, WEIGHTS)
+    np.testing.assert_allclose(nats, _full(X, KERNEL, targets, WEIGHTS), rtol=1e-5)
+    assert 0 < float(hits) < WEIGHTS.sum()
+    assert float(hits) == np.sum(WEIGHTS * (likely == targets))
+
+
+@pytest.mark.parametrize(("x", "hit"), [(0.0, True), (jnp.nan, False)], ids=["ties", "nan"])
+def test_of_equal_logits_the_first_is_the_most_likely_and_nan_never_is(x, hit):
+    targets = jnp.arange(B * T).reshape(B, T) % V
+    _, hits = jax.jit(ops.linear_scores)(X * x, KERNEL, targets, jnp.ones((B, T)))
+    assert float(hits) == (np.sum(targets == 0) if hit else 0)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_equals_the_original(golden, smoothing):
     arrays = golden("aux_public").arrays

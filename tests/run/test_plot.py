@@ -17,7 +17,12 @@ ROWS = [
     {"step": 4, "loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "tokens": 64, "step_seconds": 1.0},
     {"step": 5, "loss": "nan", "lr": 0.1, "grad_norm": "inf", "tokens": 40, "step_seconds": 1.0},
 ]
-VALIDATED = {"val_loss": math.log(8), "val_ppl": 8.0, "val_bits_per_byte": 1.5}
+VALIDATED = {
+    "val_loss": math.log(8),
+    "val_ppl": 8.0,
+    "val_bits_per_byte": 1.5,
+    "val_top1_acc": 0.25,
+}
 
 
 @pytest.fixture
@@ -49,6 +54,7 @@ def test_a_report_has_the_curves_and_what_each_run_came_to(run, tmp_path):
     assert {path.name for path in report.iterdir()} == names
     found = json.loads((report / "one" / "metrics.json").read_text())
     assert found["perplexity"] == pytest.approx(8.0) and found["bits_per_byte"] == 1.5
+    assert found["top1_accuracy"] == 0.25
     assert found["train_loss"] == 2.0 and found["machine"]["date"] == describe()["date"]
     used = from_json((report / "other" / "config_used.json").read_text())
     assert used.workdir == str(tmp_path / "other")

@@ -106,12 +106,16 @@ def test_loss_is_the_mean_cross_entropy_of_the_models_logits(tiny):
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
-def test_evaluation_sums_nats_and_tokens_without_dropout(tiny):
-    batch = _batch(weights=_uneven())
+def test_evaluation_sums_nats_tokens_and_hits_without_dropout(tiny):
+    model, batch = tiny(), _batch(weights=_uneven())
+    logits, _ = jax.jit(lambda m, t: m(t))(model, batch.inputs)
+    likely = np.argmax(logits, -1)
+    batch = batch._replace(targets=np.where(np.arange(T) % 2, batch.targets, likely))
     evaluate = jax.jit(eval_step)
-    nats, tokens = evaluate(tiny(), batch)
-    again, _ = evaluate(tiny(dropout=0.5), batch)
+    nats, tokens, hits = evaluate(model, batch)
+    again, *_ = evaluate(tiny(dropout=0.5), batch)
     assert float(tokens) == _uneven().sum()
+    assert float(hits) == ((likely == batch.targets) * batch.weights).sum()
     np.testing.assert_allclose(nats, again, rtol=1e-6)
 
 
