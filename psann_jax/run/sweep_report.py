@@ -143,11 +143,11 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plot_means(rows: Sequence[Compared], sweep: Sweep, path: Path) -> None:
-    """Each variant's mean and interval, the best at the top."""
+    """Each variant's mean and interval, if it has several seeds; the best at the top."""
     figure = empty_figure(path, (7, 0.8 + 0.35 * len(rows)))
     axes = figure.subplots()
     places = range(len(rows), 0, -1)
-    widths = [0.0 if math.isnan(row.half_width) else row.half_width for row in rows]
+    widths = [row.half_width for row in rows]  # of one seed nan, which draws none
     means = [row.mean for row in rows]
     axes.errorbar(means, places, xerr=widths, fmt="o", color="black", capsize=3)
     axes.set_yticks(list(places), [row.variant for row in rows])
