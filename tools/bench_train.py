@@ -13,13 +13,13 @@ from model_sizes import OVERRIDES, Sizes, base_of, sizes_of
 import numpy as np
 import optax
 from timing import ratio, take_turns
-from trainer import Trainer, packed, program_bytes, random_tokens
+from trainer import Trainer, packed, random_tokens
 
 from psann_jax import bases
 from psann_jax.bases import Base
 from psann_jax.nn.sine import SineConfig
 from psann_jax.ops.cross_entropy import linear_cross_entropy
-from psann_jax.run.dry_run import saved_bytes
+from psann_jax.run.dry_run import program_bytes, saved_bytes
 from psann_jax.run.memory import memory_bytes
 from psann_jax.train import step as train_steps
 

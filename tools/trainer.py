@@ -87,10 +87,3 @@ def packed(tokens: np.ndarray, document: int = 0) -> Batch:
     document = document or inputs.shape[1]
     weights = np.ones(inputs.shape, np.float32)
     return Batch(inputs, tokens[:, 1:], weights, place % document, place // document + 1)
-
-
-def program_bytes(program: Any) -> int:
-    """Memory that a compiled program needs at once: what it takes, returns and holds between."""
-    sizes = program.memory_analysis()
-    taken = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return taken + sizes.temp_size_in_bytes

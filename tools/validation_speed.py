@@ -7,11 +7,12 @@ import functools
 
 import jax
 from timing import take_turns, timed
-from trainer import Trainer, fresh_model, program_bytes
+from trainer import Trainer, fresh_model
 from validation_scale import Result, Scale, one_device, verdict
 from validation_training import prepared
 
 from psann_jax.bases import Base
+from psann_jax.run.dry_run import program_bytes
 from psann_jax.seq import Batch
 from psann_jax.train import step as train_steps
 from psann_jax.train.feed import on_mesh

@@ -206,13 +206,19 @@ def compiled_bytes(config: Config, devices: int | None = None) -> int:
             offload=config.optimizer.offload,
         )
         step: Any = jit_train_step(optimizer, where, label_smoothing=config.train.label_smoothing)
-        memory = step.lower(state, batch).compile().memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+        return program_bytes(step.lower(state, batch).compile())
+
+
+def program_bytes(program: jax.stages.Compiled) -> int:
+    """Memory of a device that a compiled program takes: what it reads, returns and holds between.
+
+    0 where the backend does not say.
+    """
+    sizes = program.memory_analysis()
+    if sizes is None:
+        return 0
+    given = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + given + sizes.temp_size_in_bytes
 
 
 def _base(config: Config) -> Base:

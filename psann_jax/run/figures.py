@@ -17,8 +17,8 @@ from psann_jax.train.metrics import read_metrics
 
 EVALUATED = ("val_loss", "val_ppl", "val_bits_per_byte", "val_loss_carried")
 # Names of metrics.jsonl that are the lower the better.
-METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "memory_bytes", *EVALUATED)
-_CURVE = ("step", *METRICS, "val_top1_acc")
+METRICS = ("loss", "ppl", "grad_norm", "step_seconds", "program_bytes", *EVALUATED)
+_CURVE = ("step", *METRICS, "val_top1_acc", "memory_bytes")
 _MACHINE = ("date", "device_kind", "processor", "packages")
 
 

@@ -16,7 +16,7 @@ from psann_jax.fields import is_whole, local_path
 from psann_jax.run.figures import EVALUATED, METRICS
 
 RESULT = "result.json"
-TIMINGS = ("tokens_per_s", "step_seconds", "memory_bytes")  # in which two starts of a run differ
+TIMINGS = ("tokens_per_s", "step_seconds")  # in which two starts of a run differ
 _PLACES = {"workdir", "data.cache_dir"}  # in which a moved run differs
 _FORMAT = 3  # of result.json; a run with another one is looked at again, from its checkpoint
 

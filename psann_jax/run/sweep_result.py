@@ -13,7 +13,7 @@ from psann_jax.run.sweep import Job
 from psann_jax.run.workdir import Workdir
 
 Result = dict[str, Any]
-LAST = ("val_loss", "val_ppl", "val_top1_acc")
+LAST = ("val_loss", "val_ppl", "val_top1_acc", "program_bytes")
 
 
 def run_job(job: Job, report: Report | None = None) -> Result:
@@ -40,7 +40,8 @@ def run_job(job: Job, report: Report | None = None) -> Result:
 def measured(result: Result, metric: str) -> Result:
     """The result with "value", the metric's last, and "best"; nan where the run diverged.
 
-    Also the last of LAST and the most "memory_bytes", None where there are none.
+    Also the last of LAST, None where there are none. The memory is that of the compiled step: the
+    peak of the process, "memory_bytes", may be that of a run before it.
     All are taken from the curve, so that a result serves whichever metric a sweep has.
 
     Raises:
@@ -55,11 +56,10 @@ def measured(result: Result, metric: str) -> Result:
         )
     finite = [value for value in values if value is not None]
     sound = values and values[-1] is not None and not result["diverged"]
-    logged = {name: _of(result, name) for name in (*LAST, "memory_bytes")}
+    logged = {name: _of(result, name) for name in LAST}
     return {
         **result,
         **{name: found[-1] if found else None for name, found in logged.items()},
-        "memory_bytes": max((n for n in logged["memory_bytes"] if n is not None), default=None),
         "value": values[-1] if sound else math.nan,
         "best": min(finite, default=math.nan),
     }

@@ -11,6 +11,7 @@ from psann_jax import cluster
 from psann_jax.config import Config, to_json
 from psann_jax.data import Corpus, batches
 from psann_jax.model import LM, LMState
+from psann_jax.run.dry_run import program_bytes
 from psann_jax.run.environment import code_digest, matmul_precision
 from psann_jax.run.gpu import Gpus
 from psann_jax.run.guard import Guard, repeated
@@ -99,6 +100,7 @@ class _Loop:
         self.validation = Validation(config, corpus, plan)
         self.any_asked = cluster.AnyAsked(plan.mesh)
         self.rate = schedule(config.optimizer, plan.steps)
+        self.program_bytes = 0
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: Checkpoints | None = None
         self.files: list[MetricsFile | TensorBoard] = []
@@ -179,6 +181,7 @@ class _Loop:
     def _compile(self, batch) -> None:
         with self.report.timed("compiling the train step"):
             self.train_step = self.train_step.lower(self.state, batch).compile()
+        self.program_bytes = program_bytes(self.train_step)
 
     def _at_boundary(self, step: int) -> bool:
         """Whether the loop stops after this step to evaluate or save."""
@@ -241,6 +244,7 @@ class _Loop:
             "tokens_per_s": float(metrics["tokens"]) / seconds,
             "step_seconds": seconds,
             "memory_bytes": memory_bytes(),
+            "program_bytes": self.program_bytes,
             **self.gpus.read(),
             "skipped_steps": self.guard.skipped,
             **{k: float(metrics[k]) for k in ("loss_scale",) if k in metrics},
