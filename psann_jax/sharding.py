@@ -4,17 +4,20 @@ The mesh always has the axes ("data", "fsdp", "tensor"). Its shape alone picks t
 parallelism: (8, 1, 1) replicates the weights, (1, 8, 1) is FSDP, (1, 4, 2) adds tensor.
 """
 
+import collections
 from collections.abc import Sequence
 import math
 from typing import Any
 
 from flax import nnx
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 MESH_AXES = ("data", "fsdp", "tensor")
-# make_mesh makes Explicit axes unless told; we let XLA propagate the shardings.
+# Not Explicit: we let XLA propagate the shardings.
 _AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
 RULES: dict[str, str | tuple[str, ...] | None] = {  # logical axis -> mesh axes
@@ -37,12 +40,33 @@ def make_mesh(
 ) -> Mesh:
     """The mesh over `devices` (None: all); one size may be -1 and takes what the others leave.
 
+    Where the network between devices is of two speeds, as between the hosts of GPUs or the slices
+    of TPUs, `data` crosses the slow one, and `fsdp` and `tensor` only if it has to.
+
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(data, fsdp, tensor, len(devices))
-    return jax.make_mesh(sizes, MESH_AXES, devices=devices, axis_types=_AXIS_TYPES)
+    return Mesh(arranged(sizes, devices), MESH_AXES, axis_types=_AXIS_TYPES)
+
+
+def arranged(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices in an array of `sizes`, neighbours along an axis being near each other."""
+    slices = collections.Counter(getattr(d, "slice_index", 0) for d in devices)
+    rest, across = len(slices), []
+    for size in sizes:
+        across.append(math.gcd(rest, size))
+        rest //= across[-1]
+    if rest > 1 or len(set(slices.values())) > 1:  # no axis can cross them evenly
+        order = sorted(devices, key=lambda d: (d.slice_index, d.id))
+        return np.array(order, dtype=object).reshape(sizes)
+    within = [size // n for size, n in zip(sizes, across, strict=True)]
+    if len(slices) > 1:
+        return mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
+        )
+    return mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
 
 
 def abstract_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: int) -> AbstractMesh:

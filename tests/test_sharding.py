@@ -1,5 +1,7 @@
 """Meshes and the shardings that parameters' logical axes get on them."""
 
+import dataclasses
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,43 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, said):
 
 def test_mesh_takes_the_devices_it_is_given():
     assert sharding.make_mesh(devices=jax.devices()[:2]).size == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """Of a host of its own, as jax tells one: every host of GPUs is a slice."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "a GPU"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_host"),
+    [
+        ((4, 4, 1), [4, 4, 4, 4]),
+        ((1, 16, 1), [4, 4, 4, 4]),
+        ((2, 4, 2), [4, 4, 4, 4]),
+        ((2, 2, 3), [4, 4, 4]),
+        ((2, 3, 1), [4, 2]),
+        ((1, 1, 2), [1, 1]),
+    ],
+)
+def test_a_mesh_over_hosts_has_those_of_a_host_side_by_side(sizes, per_host):
+    hosts = [host for host, n in enumerate(per_host) for _ in range(n)]
+    devices = [_Device(i, host) for i, host in enumerate(hosts)]
+    placed = sharding.arranged(sizes, devices[::-1])
+    assert placed.shape == sizes and set(placed.flat) == set(devices)
+    if sizes[2] == 1:
+        assert [d.slice_index for d in placed.flat] == hosts
+
+
+def test_data_crosses_the_hosts_before_fsdp_does():
+    placed = sharding.arranged((2, 4, 2), [_Device(i, i // 4) for i in range(16)])
+    hosts = np.vectorize(lambda d: d.slice_index)(placed)
+    assert set(hosts[0].flat) == {0, 1} and set(hosts[1].flat) == {2, 3}
+    assert all(len(set(row)) == 1 for row in hosts.reshape(-1, 2))  # no host is left for `tensor`
 
 
 def test_spec_maps_logical_axes_and_leaves_none_whole():
