@@ -21,10 +21,9 @@ def seal(step: Path) -> None:
 
 def damage(step: Path) -> str | None:
     """What is wrong with a step's files, in words; None when each matches its manifest."""
-    expected = _read(step)
-    if expected is None:
-        return f"{step / MANIFEST} is missing or unreadable, so the save was not finished"
     try:
+        if (expected := _read(step)) is None:
+            return f"{step / MANIFEST} is missing or damaged, so the save was not finished"
         found = _sums(step)
     except OSError as error:
         return f"{UNREADABLE}: {error}"
@@ -38,17 +37,22 @@ def damage(step: Path) -> str | None:
 def sealed(step: Path, name: str) -> bytes | None:
     """The content of one file of a step; None where it is not as the manifest has it."""
     try:
-        content = (step / name).read_bytes()
+        content, sums = (step / name).read_bytes(), _read(step) or {}
     except OSError:
         return None
     digest = hashlib.sha256(content).hexdigest()
-    return content if (_read(step) or {}).get(name) == [len(content), digest] else None
+    return content if sums.get(name) == [len(content), digest] else None
 
 
 def _read(step: Path) -> dict[str, list] | None:
+    """The sums of a manifest; None where there is none, or something else in its place.
+
+    Raises:
+      OSError: it is there, and cannot be read now.
+    """
     try:
         return dict(json.loads((step / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
 

@@ -1,7 +1,9 @@
 """Checkpoints: exact, whole or not used, few, and good on any mesh."""
 
+import errno
 import json
 import logging
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -247,6 +249,24 @@ def test_a_file_too_many_is_damage(folder):
 def test_a_step_without_manifest_was_not_finished(folder):
     (folder / "30" / MANIFEST).unlink()
     assert "the save was not finished" in damage(folder / "30")
+
+
+def test_a_manifest_that_cannot_be_read_now_leaves_its_step_in_peace(folder, opened, monkeypatch):
+    read, failing = Path.read_text, folder / "30" / MANIFEST
+
+    def read_text(path, *args, **options):
+        if path == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, *args, **options)
+
+    checkpoints = opened()
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", read_text)
+        assert "cannot be read" in damage(folder / "30")
+        assert checkpoints.newest() == 20
+    checkpoints.save(_small(40))
+    checkpoints.wait()
+    assert opened().newest() == 40 and damage(folder / "30") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
