@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import optax
 import pytest
 
 from psann_jax import bases, sharding
 from psann_jax.model import LM
-from psann_jax.train.state import named_arrays
+from psann_jax.train.state import init_state, named_arrays
 
 pytestmark = pytest.mark.mesh
 
@@ -90,6 +91,16 @@ def test_data_crosses_the_hosts_before_fsdp_does():
     hosts = np.vectorize(lambda d: d.slice_index)(placed)
     assert set(hosts[0].flat) == {0, 1} and set(hosts[1].flat) == {2, 3}
     assert all(len(set(row)) == 1 for row in hosts.reshape(-1, 2))  # no host is left for `tensor`
+
+
+def test_a_state_starts_from_a_model_on_other_devices():
+    def make(rngs):
+        return nnx.Linear(4, 4, rngs=rngs)
+
+    model = jax.device_put(make(nnx.Rngs(1)), jax.devices()[7])
+    mesh = sharding.make_mesh(devices=jax.devices()[:2])
+    state, _ = init_state(make, optax.sgd(1.0), mesh, 0, model=model)
+    np.testing.assert_array_equal(state.model.kernel[...], model.kernel[...])
 
 
 def test_spec_maps_logical_axes_and_leaves_none_whole():

@@ -29,7 +29,7 @@ from psann_jax.train.checkpoint import Checkpoints
 from psann_jax.train.feed import on_mesh, share
 from psann_jax.train.metrics import MetricsFile, perplexity
 from psann_jax.train.optimizer import make_optimizer, schedule
-from psann_jax.train.state import init_state
+from psann_jax.train.state import TrainState, abstract_state, init_state
 from psann_jax.train.step import Metrics, jit_train_step
 
 
@@ -81,15 +81,12 @@ class _Loop:
     def __init__(self, config, corpus, plan, report, workdir, model):
         self.config, self.corpus, self.plan, self.report = config, corpus, plan, report
         self.optimizer = optimizer = make_optimizer(config.optimizer, plan.steps)
-        self.state, where = init_state(
-            lambda rngs: LM(config.base, rngs=rngs),
-            optimizer,
-            plan.mesh,
-            config.train.seed,
-            model=model,
-            make_carry=self._first_states if config.data.order == "tracks" else None,
-            offload=config.optimizer.offload,
-        )
+        self.checkpoints: Checkpoints | None = None
+        self.files: list[MetricsFile | TensorBoard] = []
+        self.best = float("inf")
+        self.state, where = self._restored(workdir) or self._initial(model)
+        if workdir:
+            self._open_files(workdir)
         self.train_step: Any = jit_train_step(
             optimizer,
             where,
@@ -102,12 +99,7 @@ class _Loop:
         self.rate = schedule(config.optimizer, plan.steps)
         self.program_bytes = 0
         self.rows: list[dict[str, Any]] = []
-        self.checkpoints: Checkpoints | None = None
-        self.files: list[MetricsFile | TensorBoard] = []
-        self.best = float("inf")
         self.first = 1
-        if workdir:
-            self._resume(workdir)
         self.guard = Guard(config, corpus, plan, report, workdir, int(self.state.skipped))
         folder = workdir.profile if workdir else None
         self.profile = Profile(config.train.profile_steps, folder, report)
@@ -118,19 +110,42 @@ class _Loop:
     def _first_states(self, model: LM) -> LMState:
         return model.init_state(self.plan.batch_rows, self.config.data.max_length)
 
-    def _resume(self, workdir: Workdir) -> None:
+    def _made_of(self) -> dict[str, Any]:
+        """What a state is made of."""
+        config = self.config
+        return {
+            "make_model": lambda rngs: LM(config.base, rngs=rngs),
+            "optimizer": self.optimizer,
+            "mesh": self.plan.mesh,
+            "make_carry": self._first_states if config.data.order == "tracks" else None,
+            "offload": config.optimizer.offload,
+        }
+
+    def _initial(self, model: LM | None) -> tuple[TrainState, TrainState]:
+        return init_state(**self._made_of(), seed=self.config.train.seed, model=model)
+
+    def _restored(self, workdir: Workdir | None) -> tuple[TrainState, TrainState] | None:
+        """The newest checkpoint, if any: no other state is on the devices while it is read."""
+        if workdir is None:
+            return None
         keep = self.config.train.keep_checkpoints
         checkpoints = self.checkpoints = Checkpoints(workdir.checkpoints, keep=keep)
         step = cluster.from_first(checkpoints.newest)
-        if step is not None:
-            self.state = checkpoints.restore(step, self.state)
-            self.report.line(f"resumed at step {step} from {workdir.checkpoints}")
         if best := cluster.from_first(checkpoints.best):
             self.best = best[1]
+        if step is None:
+            return None
+        like, where = abstract_state(**self._made_of())
+        state = checkpoints.restore(step, like)
+        self.report.line(f"resumed at step {step} from {workdir.checkpoints}")
+        return state, where
+
+    def _open_files(self, workdir: Workdir) -> None:
+        step = int(self.state.step)
         if jax.process_index() == 0:
-            self.files.append(MetricsFile(workdir.metrics, resume_step=step or 0))
+            self.files.append(MetricsFile(workdir.metrics, resume_step=step))
             if self.config.train.tensorboard:
-                self.files.append(TensorBoard(workdir.tensorboard, resume_step=step or 0))
+                self.files.append(TensorBoard(workdir.tensorboard, resume_step=step))
 
     def run(self, stop: StopSignal) -> Outcome:
         with self.watchdog:
@@ -161,6 +176,8 @@ class _Loop:
                     self._stop(step)
                 self.clock.resume()
         self._finish(pending)
+        if self.checkpoints:
+            cluster.together(self.checkpoints.wait)
         return Outcome(self.state.model, int(self.state.step), self.rows)
 
     def _feed(self, done: int):
@@ -261,6 +278,7 @@ class _Loop:
         better = val_loss is not None and val_loss < self.best
         if force or better or step == self.plan.steps or (every and step % every == 0):
             with self.watchdog.waiting("the checkpoint"):
+                cluster.together(self.checkpoints.wait)  # one that failed stops all
                 self.checkpoints.save(self.state, val_loss=val_loss)
         if better:
             self.best = val_loss

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from psann_jax import cluster
 from psann_jax.train.manifest import MANIFEST, UNREADABLE, damage, seal, sealed
 from psann_jax.train.state import (
     TrainState,
@@ -22,6 +23,7 @@ from psann_jax.train.state import (
     from_flat_arrays,
     from_named_arrays,
     named_arrays,
+    shaped,
 )
 
 METRICS = "METRICS.json"  # not Orbax's own, which it reads before anyone has checked them
@@ -171,13 +173,15 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of `step`, in the shapes, dtypes and shardings of `like`."""
+        """The state of `step`, in the shapes, dtypes and shardings of `like`: arrays, or what
+        `abstract_state` gives.
+        """
         return from_flat_arrays(self._load(step, flat_arrays(like)), like)
 
     def restore_model(self, step: int, like: Any, where: Any) -> Any:
         """The model alone, in the tree of `like`, each array placed as `where` says."""
         names = self._index(step)
-        wanted = jax.tree.map(_placed, like, where)
+        wanted = jax.tree.map(shaped, like, where)
         arrays = dict.fromkeys(names, ocp.PLACEHOLDER) | named_arrays(wanted, "model/")
         return from_named_arrays(self._load(step, arrays), like, "model/")
 
@@ -191,7 +195,8 @@ class Checkpoints:
         Raises:
           ValueError: a file of the step is damaged, or it holds other arrays.
         """
-        if fault := self._damage(step):
+        # One process tells all, and spares the others the reading.
+        if fault := cluster.from_first(lambda: self._damage(step)):
             raise ValueError(f"checkpoint {step} cannot be used: {fault}")
         self._whole = step
         found = {name: a.shape for name, a in self._index(step).items()}
@@ -203,9 +208,5 @@ class Checkpoints:
                     f"{getattr(wanted, 'shape', None)} in this model"
                 )
         skip = ocp.PLACEHOLDER
-        abstract = {n: a if a is skip else _placed(a, a.sharding) for n, a in arrays.items()}
+        abstract = {n: a if a is skip else shaped(a, a.sharding) for n, a in arrays.items()}
         return self._saver.load(step, abstract)
-
-
-def _placed(a: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)

@@ -55,6 +55,8 @@ def init_state(
     init = functools.partial(_initial, make_model, optimizer, make_carry)
     key = jax.random.key(seed)
     where = _placed(jax.eval_shape(init, key, model), mesh, offload)
+    if model is not None and jax.process_count() == 1:  # it may lie on other devices
+        model = jax.device_put(model, where.model)
     return jax.jit(init, out_shardings=where)(key, model), where
 
 
@@ -66,10 +68,18 @@ def abstract_state(
     make_carry: Callable[[Any], LMState] | None = None,
     offload: bool = False,
 ) -> tuple[TrainState, TrainState]:
-    """What `init_state` would give on a mesh of devices that need not be here: shapes alone."""
+    """What `init_state` would give on a mesh of devices that need not be here: shapes alone, each
+    with its sharding.
+    """
     init = functools.partial(_initial, make_model, optimizer, make_carry)
     like = jax.eval_shape(init, jax.random.key(0), None)
-    return like, _placed(like, mesh, offload)
+    where = _placed(like, mesh, offload)
+    return jax.tree.map(shaped, like, where), where
+
+
+def shaped(a: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, placed elsewhere."""
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
 
 
 def _initial(make_model, optimizer, make_carry, key: jax.Array, model: Any) -> TrainState:
@@ -139,14 +149,22 @@ def from_named_arrays(arrays: dict[str, Any], like: Any, prefix: str = "") -> An
 
 def flat_arrays(state: TrainState) -> dict[str, Any]:
     """The whole state as named arrays; the key as its data."""
-    return named_arrays(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+    return named_arrays(_with_plain_key(state))
 
 
 def from_flat_arrays(arrays: dict[str, Any], like: TrainState) -> TrainState:
     """The inverse of `flat_arrays`; errors as `from_named_arrays`."""
-    plain = dataclasses.replace(like, key=jax.random.key_data(like.key))
-    state = from_named_arrays(arrays, plain)
+    state = from_named_arrays(arrays, _with_plain_key(like))
     return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
+
+
+def _with_plain_key(state: TrainState) -> TrainState:
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        return dataclasses.replace(
+            state, key=shaped(jax.eval_shape(jax.random.key_data, key), key.sharding)
+        )
+    return dataclasses.replace(state, key=jax.random.key_data(key))
 
 
 def _name(path) -> str:
