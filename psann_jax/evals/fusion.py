@@ -12,7 +12,7 @@ from psann_jax.seq import Batch, Seq
 
 @jax.jit
 def fusion_by_layer(model: LM, batch: Batch) -> dict[str, jax.Array]:
-    """Means over the tokens of `batch` [B, T], a number a layer, [L] each.
+    """Means over the tokens of `batch` [B, T] but padding, a number a layer, [L] each.
 
     Returns:
       "gate" (the share of rwkv), or "gain_rwkv" and "gain_mamba"; and "rms_rwkv", "rms_mamba":
@@ -30,13 +30,14 @@ def fusion_by_layer(model: LM, batch: Batch) -> dict[str, jax.Array]:
 
 def _means(hybrid: Hybrid, x: jax.Array, seq: Seq) -> dict[str, jax.Array]:
     (a, b), _ = hybrid.branches(x, seq)
+    real = None if seq.segments is None else (seq.segments > 0)[..., None]
     names = {"gate": "gate", "gain_a": "gain_rwkv", "gain_b": "gain_mamba"}
-    weights = {names[name]: value for name, value in hybrid.fuse.means(a, b).items()}
-    return weights | {"rms_rwkv": _rms(a), "rms_mamba": _rms(b)}
+    weights = {names[name]: value for name, value in hybrid.fuse.means(a, b, real).items()}
+    return weights | {"rms_rwkv": _rms(a, real), "rms_mamba": _rms(b, real)}
 
 
-def _rms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
+def _rms(x: jax.Array, real: jax.Array | None) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)), where=real))
 
 
 def fusion_means(model: LM, batch: Batch) -> dict[str, Any]:

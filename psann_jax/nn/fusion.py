@@ -16,6 +16,7 @@ from psann_jax.fields import are_numbers, as_tuple, is_number
 from psann_jax.nn.linear import XAVIER, Initializer, Linear
 
 Means = dict[str, jax.Array]  # scalars, by what they are the mean of
+Real = jax.Array | None  # [B, T, 1], False for the tokens that are left out of a mean
 
 
 class Gains(nnx.Module):
@@ -28,7 +29,7 @@ class Gains(nnx.Module):
         y = self.a[...] * a.astype(jnp.float32) + self.b[...] * b.astype(jnp.float32)
         return y.astype(a.dtype)
 
-    def means(self, a: jax.Array, b: jax.Array) -> Means:
+    def means(self, a: jax.Array, b: jax.Array, real: Real = None) -> Means:
         return {"gain_a": jnp.mean(self.a[...]), "gain_b": jnp.mean(self.b[...])}
 
 
@@ -55,8 +56,8 @@ class Gate(nnx.Module):
         z = self.weigh(jnp.concatenate([a, b], axis=-1))
         return jax.nn.sigmoid(z.astype(jnp.float32) + self.bias[...])
 
-    def means(self, a: jax.Array, b: jax.Array) -> Means:
-        return {"gate": jnp.mean(self.gate(a, b))}
+    def means(self, a: jax.Array, b: jax.Array, real: Real = None) -> Means:
+        return {"gate": jnp.mean(self.gate(a, b), where=real)}
 
 
 class Blend(nnx.Module):
@@ -69,7 +70,7 @@ class Blend(nnx.Module):
         s = self.share[...]
         return (s * a.astype(jnp.float32) + (1.0 - s) * b.astype(jnp.float32)).astype(a.dtype)
 
-    def means(self, a: jax.Array, b: jax.Array) -> Means:
+    def means(self, a: jax.Array, b: jax.Array, real: Real = None) -> Means:
         return {"gate": jnp.mean(self.share[...])}
 
 
@@ -83,8 +84,8 @@ class Correction(nnx.Module):
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
         return a + self.turn(b)
 
-    def means(self, a: jax.Array, b: jax.Array) -> Means:
-        return {"gain_a": jnp.float32(1.0), "gain_b": _gain(self.turn(b), b)}
+    def means(self, a: jax.Array, b: jax.Array, real: Real = None) -> Means:
+        return {"gain_a": jnp.float32(1.0), "gain_b": _gain(self.turn(b), b, real)}
 
 
 class Projection(nnx.Module):
@@ -96,15 +97,15 @@ class Projection(nnx.Module):
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:  # [B, T, D] each
         return self.join(jnp.concatenate([a, b], axis=-1))
 
-    def means(self, a: jax.Array, b: jax.Array) -> Means:
+    def means(self, a: jax.Array, b: jax.Array, real: Real = None) -> Means:
         nothing = jnp.zeros_like(a)
         alone = {"gain_a": (self(a, nothing), a), "gain_b": (self(nothing, b), b)}
-        return {name: _gain(*pair) for name, pair in alone.items()}
+        return {name: _gain(*pair, real) for name, pair in alone.items()}
 
 
-def _gain(y: jax.Array, x: jax.Array) -> jax.Array:
+def _gain(y: jax.Array, x: jax.Array, real: Real) -> jax.Array:
     """The root mean square of y over that of x."""
-    power = [jnp.mean(jnp.square(z.astype(jnp.float32))) for z in (y, x)]
+    power = [jnp.mean(jnp.square(z.astype(jnp.float32)), where=real) for z in (y, x)]
     return jnp.sqrt(power[0] / jnp.maximum(power[1], 1e-30))
 
 

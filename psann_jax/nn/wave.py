@@ -36,9 +36,10 @@ class Wave(nnx.Module):
         # The past may hold padding or another document, which only positions tell apart.
         alone = state is None and seq.segments is None
         positions = None if alone else seq.positions
-        y, history = causal_conv(
-            x, self.taps[...], dilation=self.dilation, past=state, positions=positions
-        )
+        taps = self.taps[...]
+        if state is None:  # a tap that none of these tokens reaches would be padded for nothing
+            taps = taps[-1 - (x.shape[1] - 1) // self.dilation :]
+        y, history = causal_conv(x, taps, dilation=self.dilation, past=state, positions=positions)
         if state is not None:
             reach = span(self.taps.shape[0], self.dilation)
             state = last_inputs(history, reach, seq.segments)

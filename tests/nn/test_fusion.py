@@ -94,6 +94,12 @@ def test_every_fusion_keeps_the_dtype_and_reports_finite_means(name):
     means = fusion.means(a, b)
     assert set(means) in ({"gate"}, {"gain_a", "gain_b"})
     assert all(np.isfinite(v) and np.shape(v) == () for v in means.values())
+    # Padding, whatever is in it, is left out.
+    real = jnp.arange(a.shape[1])[None, :, None] < a.shape[1] - 1
+    spoilt = [jnp.where(real, x, 100 * x) for x in (a, b)]
+    ours, theirs = fusion.means(*spoilt, real), fusion.means(a[:, :-1], b[:, :-1])
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-2)
 
 
 def test_a_hybrid_feeds_both_the_same_input_and_keeps_both_states():
