@@ -1,8 +1,9 @@
 """Blocks repeated: their parameters stacked, their layers looped over or unrolled."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import contextvars
+import functools
 from typing import Any
 
 from flax import nnx
@@ -19,6 +20,13 @@ REMAT = {
     # By name: to a policy of JAX our product, with a gradient of its own, is no dot.
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
 
 _REPEAT: contextvars.ContextVar[Any] = contextvars.ContextVar("repeat", default=0)
 
@@ -44,8 +52,9 @@ class Stack(nnx.Module):
     """`repeats` copies of `pattern`, parameters stacked on a leading axis.
 
     Unrolled layers compile longer and run faster; scanned ones compile once whatever their
-    number. Layers that are recomputed (`remat`) are always scanned: XLA:CPU would merge unrolled
-    ones with what they recompute, and save nothing. Both read the same parameters. Decoding takes
+    number. Layers that are recomputed (`remat`), each block by itself, are always scanned: XLA:CPU
+    would merge unrolled ones with what they recompute, and save nothing, as it does with a pattern
+    of many blocks. Both read the same parameters. Decoding takes
     `unrolled` layers, so that each state keeps an array of its own, updated in place.
     """
 
@@ -68,16 +77,20 @@ class Stack(nnx.Module):
         keys = jax.random.split(rngs.params(), repeats)
         self.layers = jax.vmap(period)(keys, jnp.arange(repeats))
         self.repeats, self.scan, self.remat = repeats, scan or remat != "none", remat
+        self.blocks = tuple(map(len, pattern))
 
     def __call__(self, x: jax.Array, seq: Seq, states: State = None):
         """[B, T, D] -> [B, T, D], and the states (None without), one tuple a repeat."""
 
         def body(x, layer):
             index, sublayers, past = layer
-            return _period(x, seq, index, sublayers, past)
+            return _period(x, seq, index, sublayers, past, self.blocks, wrap)
 
+        wrap: Wrap = _as_it_is
         if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
+            # Of a loop that goes round once XLA makes none, and then merges what is in it.
+            once = self.repeats == 1
+            wrap = functools.partial(jax.checkpoint, policy=REMAT[self.remat], prevent_cse=once)
         if self.scan:
             past = None if states is None else jax.tree.map(lambda *s: jnp.stack(s), *states)
             x, new = jax.lax.scan(body, x, (jnp.arange(self.repeats), self.layers, past))
@@ -91,7 +104,7 @@ class Stack(nnx.Module):
 
     def unrolled(self) -> "Unrolled":
         """The same layers with arrays of their own, for calls that carry states."""
-        return Unrolled(_apart(self.layers, self.repeats))
+        return Unrolled(_apart(self.layers, self.repeats), self.blocks)
 
     def init_state(self, batch: int, max_len: int, dtype) -> State:
         """The states before any token: one tuple a repeat, one entry a sublayer."""
@@ -110,14 +123,14 @@ def _apart(stacked: Any, repeats: int) -> tuple[Any, ...]:
 class Unrolled(nnx.Module):
     """The layers of a Stack apart, as decoding reads them token after token."""
 
-    def __init__(self, layers: Iterable[nnx.List]):
-        self.layers = nnx.List(layers)
+    def __init__(self, layers: Iterable[nnx.List], blocks: tuple[int, ...]):
+        self.layers, self.blocks = nnx.List(layers), blocks
 
     def __call__(self, x: jax.Array, seq: Seq, states: State):
         """[B, T, D] -> [B, T, D], and the states with these tokens in them."""
         new = []
         for index, (sublayers, past) in enumerate(zip(self.layers, states, strict=True)):
-            x, state = _period(x, seq, index, sublayers, past)
+            x, state = _period(x, seq, index, sublayers, past, self.blocks)
             new.append(state)
         return x, tuple(new)
 
@@ -125,13 +138,34 @@ class Unrolled(nnx.Module):
         return _initial_states(self.layers, batch, max_len, dtype)
 
 
-def _period(x: jax.Array, seq: Seq, index: jax.Array | int, sublayers: nnx.List, past: State):
-    """x through the sublayers of repeat `index`, and their states (None where past is)."""
-    new = []
-    for i, sublayer in enumerate(sublayers):
-        state = None if past is None else past[i]
-        x, state = sublayer(x, seq.fold(index * len(sublayers) + i), state)
-        new.append(state)
+def _period(
+    x: jax.Array,
+    seq: Seq,
+    index: jax.Array | int,
+    sublayers: nnx.List,
+    past: State,
+    blocks: tuple[int, ...],
+    wrap: Wrap = _as_it_is,
+):
+    """x through the sublayers of repeat `index`, and their states (None where past is).
+
+    Args:
+      blocks: how many sublayers each block has.
+      wrap: what is done to the function of each block.
+    """
+
+    def block(x: jax.Array, first: int, size: int):
+        new = []
+        for i in range(first, first + size):
+            state = None if past is None else past[i]
+            x, state = sublayers[i](x, seq.fold(index * len(sublayers) + i), state)
+            new.append(state)
+        return x, new
+
+    new, first = [], 0
+    for size in blocks:
+        x, states = wrap(functools.partial(block, first=first, size=size))(x)
+        new, first = new + states, first + size
     return x, None if past is None else tuple(new)
 
 

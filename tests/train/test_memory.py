@@ -36,7 +36,7 @@ def _kept_a_token(name, **options):
 
     The difference of two batches, so that weights count for nothing.
     """
-    base = bases.get(name)(**SMALL, dtype="bfloat16", scan_layers=True, **options)
+    base = bases.get(name)(**{**SMALL, **options}, dtype="bfloat16", scan_layers=True)
     model = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
 
     return (saved_bytes(model, 2, LENGTH) - saved_bytes(model, 1, LENGTH)) / LENGTH
@@ -50,6 +50,14 @@ def test_a_token_keeps_at_most_a_quarter_of_a_megabyte(name):
 def test_rematerialisation_keeps_the_less_the_more_it_computes_again():
     none, dots, full = (_kept_a_token("respsann", remat=r) for r in ("none", "dots", "full"))
     assert full < 0.3 * dots < 0.3 * 0.7 * none
+
+
+def test_each_block_of_a_pattern_of_many_is_computed_again_by_itself():
+    """Then the backward pass holds what one of them needs, and not what all do."""
+    options = {"dilation_growth": 2, "remat": "full"}
+    few, many = (_kept_a_token("waveresnet", n_layers=n, **options) for n in (2, 4))
+    one_more = 2 * SMALL["d_model"]  # bytes of the features that a block reads
+    assert many - few == pytest.approx(2 * one_more, rel=0.1)
 
 
 @pytest.fixture(scope="module", params=ATTENTION)
