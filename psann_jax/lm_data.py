@@ -144,7 +144,8 @@ def _texts_or_sources(texts: Any) -> tuple[list[str] | None, tuple[str, ...]]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"texts[{i}] is {type(text).__name__}; texts are str, files are Path")
-    if texts and all(len(t) < 256 and t.strip() and Path(t).is_file() for t in texts):
+    # Path.is_file raises on what is too long for a name.
+    if texts and all(t.strip() and os.path.isfile(t) for t in texts):  # noqa: PTH113
         warnings.warn(
             "every text is also the name of a file; they are taken as texts. "
             "To read the files give pathlib.Path objects",

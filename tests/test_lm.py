@@ -638,6 +638,11 @@ def test_texts_that_name_existing_files_are_texts(in_tmp):
     assert data.tokenizer.decode(tokens.inputs[0]) == "a.txt"
 
 
+def test_texts_longer_than_any_name_of_a_file_are_texts(in_tmp):
+    text = "я" * 200  # 400 bytes
+    assert len(psannLMDataPrep([text, text], **PREP)) == 2
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_paths_are_files_to_read(in_tmp, as_list):
     path = in_tmp / "a.txt"

@@ -15,6 +15,7 @@ import zlib
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 RECORDS = (".jsonl", ".ndjson")
 _SNIFFED_BYTES = 4096
+_LONGEST_NAME = 255  # bytes
 _FORMATS = {  # how a file begins -> what it is
     b"\x1f\x8b": "compressed by gzip, and not named .gz",
     b"\xfd7zXZ\0": "compressed by xz, and not named .xz",
@@ -82,15 +83,33 @@ def _tells(path: pathlib.Path) -> bool:
 
 def _expand(source: str) -> list[pathlib.Path]:
     path = pathlib.Path(source).expanduser()
-    if path.is_dir():
+    # pathlib raises on what is too long for a name, as a text may be.
+    if os.path.isdir(path):  # noqa: PTH112
         return _text_files(source, _walk(path))
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         _refuse_other_formats(path)
         return [path]
-    if not glob.has_magic(source):
-        raise ValueError(f"data.sources: {source!r} does not exist{_nearest(path)}")
-    matches = sorted(pathlib.Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    return _text_files(source, filter(pathlib.Path.is_file, matches))
+    matches = _matches(path) if glob.has_magic(source) else []
+    if not matches and (_may_be_text(source) or not glob.has_magic(source)):
+        shown = source if len(source) <= _LONGEST_NAME else f"{source[:60]}..."
+        other = "write [text] for a text" if _may_be_text(source) else "check the path"
+        raise ValueError(f"data.sources: {shown!r} does not exist; {_nearest(path) or other}")
+    return _text_files(source, filter(os.path.isfile, matches))
+
+
+def _matches(pattern: pathlib.Path) -> list[pathlib.Path]:
+    """What a glob names, sorted; nothing where it is none that could name a file."""
+    try:
+        root = pathlib.Path(pattern.anchor)
+        return sorted(root.glob(str(pattern.relative_to(pattern.anchor))))
+    except (OSError, ValueError):
+        return []
+
+
+def _may_be_text(source: str) -> bool:
+    """Whether what names no file may have been meant as the text itself."""
+    too_long = len(source.encode(errors="surrogatepass")) > _LONGEST_NAME
+    return too_long or len(source.split()) > 1
 
 
 def _text_files(source: str, paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
@@ -156,10 +175,10 @@ def _format_of(content: bytes) -> str:
 
 
 def _nearest(path: pathlib.Path) -> str:
-    """A hint at the name that was meant, from those in the deepest folder that exists."""
+    """A hint at the name that was meant, if the deepest folder that exists has one like it."""
     missing, parent = path, path.parent
-    while not parent.is_dir() and parent != parent.parent:
+    while not os.path.isdir(parent) and parent != parent.parent:  # noqa: PTH112
         missing, parent = parent, parent.parent
     names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
     near = difflib.get_close_matches(missing.name, names, n=1)
-    return f"; did you mean {str(parent / near[0])!r}?" if near else "; check the path"
+    return f"did you mean {str(parent / near[0])!r}?" if near else ""

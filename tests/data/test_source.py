@@ -226,6 +226,15 @@ def test_missing_path_suggests_the_nearest(tmp_path):
         documents(tmp_path / "shakespear.txt")
 
 
+@pytest.mark.parametrize(
+    "text", ["Call me Ishmael.", "я" * 200, "Why? " * 200, f"a/{'b' * 300}/c", "a\0 *", "a**? b"]
+)
+def test_a_text_in_place_of_a_path_is_told_what_to_write(text):
+    with pytest.raises(ValueError, match=r"does not exist; write \[text\] for a text$") as said:
+        documents(text)
+    assert len(str(said.value)) < 350
+
+
 def test_glob_without_match_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"\*\.txt' holds no text files"):
         documents(tmp_path / "*.txt")
