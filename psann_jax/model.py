@@ -81,8 +81,8 @@ class LM(nnx.Module):
         return constrain(self.logits(x), "batch", "length", "vocab"), states
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """What the head makes of `features`, [..., D] -> [..., V] float32."""
-        return matmul(x, self.head_kernel()).astype(jnp.float32)
+        """What the head makes of `features`, [..., D] -> [..., V] float32, as the loss has it."""
+        return matmul(x, self.head_kernel(), jnp.float32)
 
     def head_kernel(self) -> jax.Array:
         """The matrix of the head, [D, V]: its own, or the embedding's table turned."""

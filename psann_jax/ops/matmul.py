@@ -1,6 +1,7 @@
 """x @ w with a float32 gradient of w, whatever the dtype of the activations."""
 
 import functools
+from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -12,25 +13,25 @@ from psann_jax.sharding import distributed
 PRODUCT = "product"  # what a policy of jax.checkpoint knows the result by
 
 
-def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """[..., I] @ [I, O] -> [..., O] in x's dtype; products summed in float32.
+def matmul(x: jax.Array, w: jax.Array, dtype: Any = None) -> jax.Array:
+    """[..., I] @ [I, O] -> [..., O] in `dtype`, None: x's; products summed in float32.
 
     Automatic differentiation would round the gradient of w to x's dtype and back.
     """
-    return checkpoint_name(_matmul(x, w), PRODUCT)
+    return checkpoint_name(_matmul(x, w, dtype or x.dtype), PRODUCT)
 
 
-@jax.custom_vjp
-def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
     out = jnp.dot(x, w.astype(x.dtype), preferred_element_type=jnp.float32)
-    return out.astype(x.dtype)
+    return out.astype(dtype)
 
 
-def _fwd(x, w):
-    return _matmul(x, w), (x, w)
+def _fwd(x, w, dtype):
+    return _matmul(x, w, dtype), (x, w)
 
 
-def _bwd(saved, g):
+def _bwd(dtype, saved, g):
     x, w = saved
     g = g.astype(x.dtype)
     dx = jnp.einsum("...o,io->...i", g, w.astype(x.dtype), preferred_element_type=jnp.float32)

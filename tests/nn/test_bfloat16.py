@@ -2,11 +2,13 @@
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from psann_jax import bases
 from psann_jax.model import LM
+from psann_jax.ops.cross_entropy import linear_scores
 from psann_jax.seq import Batch
 from psann_jax.train.step import loss_fn
 
@@ -35,3 +37,19 @@ def test_gradients_over_many_tokens_keep_their_sums(name):
         error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
         # Rounding of single activations is 0.4 %; a sum in bfloat16 would be off by 5-25 %.
         assert error < 0.03, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_likeliest_token_is_the_one_that_evaluation_counts(tied):
+    """Rounded to bfloat16, the first of 1,024 logits would often tie with the second."""
+    sizes = {"vocab_size": 1024, "d_model": 16, "n_layers": 1, "n_heads": 2, "d_mlp": 32}
+    base = bases.get("transformer")(**sizes, tie_embeddings=tied, dtype="bfloat16")
+    model, batch = LM(base, rngs=nnx.Rngs(0)), _batch()
+
+    @jax.jit
+    def hits(model, tokens):
+        x, _ = model.features(tokens)
+        said = jnp.argmax(model.logits(x), axis=-1)
+        return linear_scores(x, model.head_kernel(), said, jnp.ones(said.shape))[1]
+
+    assert hits(model, batch.inputs) == ROWS * LENGTH

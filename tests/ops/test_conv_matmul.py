@@ -84,6 +84,17 @@ def test_gradient_of_w_is_a_float32_sum_under_bfloat16_x():
     assert np.abs(dw - dw.astype(jnp.bfloat16).astype(jnp.float32)).max() > 0
 
 
+def test_matmul_of_bfloat16_may_keep_its_sums():
+    x, w, g = _bfloat16()
+    y, back = jax.vjp(lambda x, w: matmul(x, w, jnp.float32), x, w)
+    exact = np.asarray(x, np.float64) @ np.asarray(w.astype(x.dtype), np.float64)
+    np.testing.assert_allclose(y, exact, atol=1e-5)  # 8-term sums
+    expected = jax.vjp(matmul, x, w)[1](g)
+    for a, b in zip(back(g.astype(jnp.float32)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
 @pytest.mark.parametrize("out", [5, 11], ids=["narrower", "wider"])
 def test_gradients_in_float32_equal_autodiff(out):
     x = jnp.asarray(RNG.standard_normal((4, 64, 8)), jnp.float32)
