@@ -272,7 +272,7 @@ class psannLM:  # noqa: N801 - psannlm's name
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_id=self._tokenizer.eos_id,
-            never=(self._tokenizer.pad_id, self._tokenizer.bos_id),
+            never=self._tokenizer.silent_ids,
             n_tokens=self._tokenizer.vocab_size,
         )
         return [self._tokenizer.decode(ids) for ids in new]

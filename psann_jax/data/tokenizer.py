@@ -54,6 +54,11 @@ class Tokenizer(abc.ABC):
     _id_bytes: list[bytes] | None = None
 
     @property
+    def silent_ids(self) -> frozenset[int]:
+        """Which of pad, bos and eos are no pieces of text as well: decode skips them."""
+        return frozenset((self.pad_id, self.bos_id, self.eos_id)) - self._shown
+
+    @property
     def reads_whole_texts(self) -> bool:
         """Whether the ids of a long text are not those of its parts in turn."""
         return self._most_characters is None
@@ -91,7 +96,7 @@ class Tokenizer(abc.ABC):
         return [_joined(plan, encoded) for plan in plans]
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """Text of the ids; pad, bos and eos are skipped, unk reads U+FFFD.
+        """Text of the ids; `silent_ids` are skipped, unk reads U+FFFD.
 
         Args:
           ids: 0 to vocab_size - 1.
@@ -105,8 +110,8 @@ class Tokenizer(abc.ABC):
                 f"{self.vocab_size - 1}; decode with the tokenizer that encoded them"
             )
         if self._id_bytes is None:
-            skipped = {self.pad_id, self.bos_id, self.eos_id} - self._shown
-            return self._decode_foreign([i for i in ids if i not in skipped])
+            silent = self.silent_ids
+            return self._decode_foreign([i for i in ids if i not in silent])
         return b"".join(map(self._id_bytes.__getitem__, ids)).decode("utf-8", errors)
 
     def count_bytes(self, ids: np.ndarray) -> int | None:
@@ -150,7 +155,7 @@ def with_specials(tokenizer: Tokenizer, table: list[bytes]) -> list[bytes]:
     """The bytes of each id, where pad, bos and eos are silent and unk shows."""
     if tokenizer.unk_id not in tokenizer._shown:
         table[tokenizer.unk_id] = REPLACEMENT.encode()
-    for special in {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} - tokenizer._shown:
+    for special in tokenizer.silent_ids:
         table[special] = b""
     return table
 

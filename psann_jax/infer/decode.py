@@ -5,7 +5,7 @@ cache slot; positions and segments keep the padding out of every mixer. Lengths 
 up to 16, 32, 64, 96, 128, 192, 256, ..., so that few shapes are compiled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import functools
 from typing import Any
 
@@ -29,7 +29,7 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     eos_id: int | None = None,
-    never: Sequence[int] = (),
+    never: Collection[int] = (),
     n_tokens: int | None = None,
 ) -> list[list[int]]:
     """Continuations of `prompts`, as token ids.

@@ -34,7 +34,7 @@ def sampled_continuations(model: LM, corpus: Corpus, n_tokens: int, seed: int) -
         max_new_tokens=n_tokens,
         sampling=sampling,
         eos_id=corpus.tokenizer.eos_id,
-        never=(corpus.tokenizer.pad_id, corpus.tokenizer.bos_id),
+        never=corpus.tokenizer.silent_ids,
         n_tokens=corpus.tokenizer.vocab_size,
     )
     decode = corpus.tokenizer.decode

@@ -11,6 +11,7 @@ from psann_jax import psannLM, psannLMDataPrep
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling, filtered
 from psann_jax.interop.folder import SavedModel, save_folder
+from psann_jax.interop.psannlm_tokenizer import from_state
 from psann_jax.train.step import loss_fn
 
 GREEDY = Sampling(temperature=0)
@@ -117,6 +118,23 @@ def test_d20_a_foreign_vocabularys_own_end_ends_documents_and_generation(constan
     save_folder(tmp_path / "model", SavedModel(lm.config, model, data.tokenizer, 8))
     said = psannLM.load(tmp_path / "model").generate("hello", temperature=0.0, max_new_tokens=4)
     assert said == ""
+
+
+def test_a_piece_of_text_that_has_the_number_of_a_special_is_said(constant, tmp_path):
+    """A vocabulary without specials, in which psannlm takes 0 for the padding and 1 for BOS."""
+    vocab = {"the": 0, "cat": 1, "sat": 2, "[UNK]": 3}
+    words = {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
+    parts = {"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": []}
+    special_ids = dict(zip(("pad", "bos", "eos", "unk"), range(4), strict=True))
+    state = {"backend": "tokenizers", "model": json.dumps({**parts, "model": words})}
+    tokenizer = from_state({**state, "passthrough_ids": True, "special_ids": special_ids})
+    assert not tokenizer.silent_ids
+    lm = psannLM(base="transformer", vocab_size=4, **SIZES, dtype="float32")
+    for piece in ("the", "cat"):
+        model = constant({vocab[piece]: 5.0}, vocab_size=4)
+        save_folder(tmp_path / piece, SavedModel(lm.config, model, tokenizer, 8))
+        lm = psannLM.load(tmp_path / piece)
+        assert lm.generate("sat", temperature=0.0, max_new_tokens=2) == f"{piece} {piece}"
 
 
 def test_d24_generating_leaves_training_as_it_is(tiny, data):

@@ -198,9 +198,18 @@ def test_text_comes_back_where_psannlm_loses_it(name, text, decoded):
     assert converted(name).decode(converted(name).encode(text)) == decoded
 
 
+@every_case
+def test_ids_that_are_not_silent_show(name):
+    tokenizer, dog = converted(name), converted(name).encode("dog")
+    alone = tokenizer.decode(dog + dog)
+    for i in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id):
+        assert (tokenizer.decode([*dog, i, *dog]) == alone) == (i in tokenizer.silent_ids)
+
+
 @every_backend
 def test_pad_bos_and_eos_are_silent(name):
     tokenizer = converted(name)
+    assert tokenizer.silent_ids == {0, 1, 2}
     assert tokenizer.decode([0, 1, *tokenizer.encode("the dog"), 2]) == "the dog"
 
 
