@@ -28,6 +28,7 @@ _ENCODED_CHARACTERS = 4 << 20
 class _Cut(NamedTuple):
     """A document, or some of it where it is too long to be encoded at once."""
 
+    name: str
     text: str
     opens: bool
     closes: bool
@@ -106,8 +107,7 @@ class Preparation:
                 for name in ("train", "val")
             )
             for group in _groups(_cuts(documents, division.held_out)):
-                encoded = tokenizer.encode_batch([cut.text for cut in group])
-                for cut, ids in zip(group, encoded, strict=True):
+                for cut, ids in zip(group, _encoded(tokenizer, group), strict=True):
                     split = val if cut.held_out else train
                     split.parts.append(Part(ids, cut.opens, cut.closes))
                 train.flush()
@@ -191,7 +191,7 @@ def _cuts(documents: Iterable[Document], held_out: np.ndarray) -> Iterator[_Cut]
         end = 0
         for text in pieces(document.text, _ENCODED_CHARACTERS):
             begin, end = end, end + len(text)
-            yield _Cut(text, begin == 0, end == len(document.text), bool(held))
+            yield _Cut(document.name, text, begin == 0, end == len(document.text), bool(held))
 
 
 def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
@@ -204,6 +204,23 @@ def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
             yield group
             group, size = [], 0
     yield group
+
+
+def _encoded(tokenizer: Tokenizer, group: list[_Cut]) -> list[np.ndarray]:
+    """Token ids of each text.
+
+    Raises:
+      ValueError: the tokenizer cannot take a document, which is named.
+    """
+    try:
+        return tokenizer.encode_batch([cut.text for cut in group])
+    except ValueError:
+        for cut in group:
+            try:
+                tokenizer.encode(cut.text)
+            except ValueError as error:
+                raise ValueError(f"data.sources: {cut.name}: {error}") from None
+        raise
 
 
 def _report(meta: cache.CorpusMeta, seconds: float) -> None:

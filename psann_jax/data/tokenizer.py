@@ -88,7 +88,8 @@ class Tokenizer(abc.ABC):
         """Token ids of each text, [n] int32, without specials, by the library's own threads.
 
         Raises:
-          ValueError: a text holds a lone surrogate that stands for no byte.
+          ValueError: a text holds a lone surrogate that stands for no byte, or what a foreign
+            vocabulary has no piece for, not even unk.
         """
         plain: list[str] = []
         plans = [self._plan(text, plain) for text in texts]

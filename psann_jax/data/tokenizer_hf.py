@@ -1,6 +1,7 @@
 """Byte-level byte-pair encoding by Hugging Face tokenizers, and any tokenizer.json."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import json
 from typing import Self
 
@@ -81,7 +82,8 @@ class HFTokenizer(Tokenizer):
         return content.encode()
 
     def _encode_plain(self, texts: list[str]) -> Sequence[Ids]:
-        encodings = self._model.encode_batch_fast(texts, add_special_tokens=False)
+        with refusals_named():
+            encodings = self._model.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def _decode_foreign(self, ids: list[int]) -> str:
@@ -91,9 +93,7 @@ class HFTokenizer(Tokenizer):
         """Whether the parts of a text are coded as within it; some models begin each by a space."""
         try:
             whole, *apart = self._encode_plain(["".join(_PARTS), *_PARTS])
-        except BaseException as error:  # the vocabulary lacks these letters, and has no unk
-            if not refused(error):
-                raise
+        except ValueError:  # the vocabulary lacks these letters, and has no unk
             return False
         return list(whole) == [i for ids in apart for i in ids]
 
@@ -139,6 +139,17 @@ def read_model(content: bytes) -> tokenizers.Tokenizer:
 def refused(error: BaseException) -> bool:
     """Whether the library refused its input: by the bare Exception, or where Rust panics."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+@contextlib.contextmanager
+def refusals_named() -> Iterator[None]:
+    """Raises what the library refuses to encode, as a letter without unk, as a ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if not refused(error):
+            raise
+        raise ValueError(f"the tokenizer refuses the text ({str(error)[:80]})") from None
 
 
 def byte_ids(model: tokenizers.Tokenizer) -> np.ndarray | None:

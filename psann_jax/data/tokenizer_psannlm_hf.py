@@ -19,7 +19,7 @@ from psann_jax.data.tokenizer import (
     Ids,
     with_specials,
 )
-from psann_jax.data.tokenizer_hf import byte_ids, byte_pieces, read_model, refused
+from psann_jax.data.tokenizer_hf import byte_ids, byte_pieces, read_model, refusals_named
 from psann_jax.data.tokenizer_psannlm import PsannlmTokenizer, check_keys
 from psann_jax.data.words import Words
 
@@ -86,15 +86,11 @@ class PsannlmHFTokenizer(PsannlmTokenizer):
         return self._size + (0 if self._passthrough else len(SPECIALS))
 
     def _encode_plain(self, texts: list[str]) -> Sequence[Ids]:
-        try:
+        with refusals_named():
             if self._model.padding is None:
                 encodings = self._model.encode_batch_fast(texts)
             else:  # a batch would be padded to its longest
                 encodings = [self._model.encode(text) for text in texts]
-        except BaseException as error:
-            if not refused(error):
-                raise
-            raise ValueError(f"the tokenizer refuses the text ({str(error)[:80]})") from None
         return [self._renumbered(np.array(encoding.ids, np.int64)) for encoding in encodings]
 
     def _decode_foreign(self, ids: list[int]) -> str:

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -291,6 +292,16 @@ def test_text_that_changes_while_read_is_named(make_config, monkeypatch, given, 
     tokenizer = data.fit_tokenizer("char", TEXTS, 300) if given else None
     with pytest.raises(ValueError, match=rf"^data\.sources: {message} while .*; try again$"):
         data.prepare(make_config(), TEXTS, tokenizer=tokenizer)
+
+
+def test_a_document_that_the_tokenizer_cannot_take_is_named(make_config, tmp_path):
+    vocab = {"some": 0, "text": 1, "</s>": 2}  # no unk
+    parts = {"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": []}
+    model = {"type": "WordLevel", "vocab": vocab, "unk_token": "[none]"}
+    (tmp_path / "t.json").write_text(json.dumps({**parts, "model": model}))
+    config = make_config(tokenizer_path=str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match=r"^data\.sources: texts\[1\]: the tokenizer refuses"):
+        data.prepare(config, ["some text", "some words", "text"])
 
 
 def test_single_file_has_validation_and_loses_nothing(make_config, tmp_path):

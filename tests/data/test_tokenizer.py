@@ -234,6 +234,8 @@ def test_foreign_vocabulary_without_unk_codes_its_own_letters():
     content["model"]["unk_token"] = "[none]"
     tokenizer = backends.from_bytes(json.dumps(content).encode(), "foreign")
     assert tokenizer.encode("x xx") == [0, 2]
+    with pytest.raises(ValueError, match="the tokenizer refuses the text"):
+        tokenizer.encode("x xy")
 
 
 def test_foreign_special_spelled_in_text_stays_text():
