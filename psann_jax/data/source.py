@@ -125,8 +125,11 @@ class Files:
 
     def digest(self) -> str:
         """Of names, sizes and times, so that a second start reads no file."""
-        stats = [(path, path.stat()) for path in self.paths]
-        rows = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        rows = []
+        for path in self.paths:
+            stat, formats = path.stat(), (files.plain_suffix(path), path.suffix.lower())
+            # A link may be named as what it leads to is not, and is then read otherwise.
+            rows.append([str(path.resolve()), *formats, stat.st_size, stat.st_mtime_ns])
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def names(self) -> list[str]:

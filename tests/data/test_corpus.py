@@ -135,6 +135,16 @@ def test_changed_text_prepares_anew(make_config, tmp_path):
     assert corpus.tokenizer.decode(all_targets(corpus.train)) == "three"
 
 
+def test_a_file_under_the_name_of_another_format_is_prepared_anew(make_config, tmp_path):
+    (tmp_path / "blob").write_text('{"text": "a record"}')
+    (tmp_path / "link.jsonl").symlink_to("blob")
+    texts = []
+    for name in ("blob", "link.jsonl"):
+        corpus = data.prepare(make_config(sources=(str(tmp_path / name),)))
+        texts.append(corpus.tokenizer.decode(all_targets(corpus.train)))
+    assert texts == ['{"text": "a record"}', "a record"]
+
+
 @pytest.mark.parametrize("name", ["meta.json", "tokenizer", "train-00000.arrayrecord"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
 def test_damaged_cache_is_rebuilt_or_refused(make_config, tmp_path, name, damage):
