@@ -266,16 +266,18 @@ class psannLM:  # noqa: N801 - psannlm's name
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
+        rows = [self._prompt(text, self._tokenizer, long_prompt) for text in texts]
         new = generate(
             self._model,
-            [self._prompt(text, self._tokenizer, long_prompt) for text in texts],
+            rows,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             eos_id=self._tokenizer.eos_id,
             never=self._tokenizer.silent_ids,
             n_tokens=self._tokenizer.vocab_size,
         )
-        return [self._tokenizer.decode(ids) for ids in new]
+        decode_after = self._tokenizer.decode_after
+        return [decode_after(row, ids) for row, ids in zip(rows, new, strict=True)]
 
     def _prompt(self, text: str, tokenizer: Tokenizer, long_prompt: str) -> list[int]:
         ids = [tokenizer.bos_id, *tokenizer.encode(text)]

@@ -42,6 +42,7 @@ _OTHERS = [
         "arXiv 1909.05858",
     ),
     ("sampling", "draws from the process's generator; here `seed` decides, 0 unless given"),
+    ("generated text", "may lose the space that begins it; here it is as it follows the prompt"),
     ("checkpoints", "writes to runs/lm/exp unasked; here to checkpoint_dir alone"),
 ]
 

@@ -115,6 +115,17 @@ class Tokenizer(abc.ABC):
             return self._decode_foreign([i for i in ids if i not in silent])
         return b"".join(map(self._id_bytes.__getitem__, ids)).decode("utf-8", errors)
 
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """Text of the ids where they follow those before: with the space that begins it.
+
+        A foreign vocabulary may drop the space before the first word of what it decodes.
+        """
+        if self._id_bytes is None:
+            text, start = self.decode([*before, *ids]), self.decode(before)
+            if text.startswith(start):
+                return text[len(start) :]
+        return self.decode(ids)
+
     def count_bytes(self, ids: np.ndarray) -> int | None:
         """UTF-8 bytes of the text of the ids; None where the vocabulary alone does not tell."""
         if self._id_bytes is None:

@@ -37,8 +37,8 @@ def sampled_continuations(model: LM, corpus: Corpus, n_tokens: int, seed: int) -
         never=corpus.tokenizer.silent_ids,
         n_tokens=corpus.tokenizer.vocab_size,
     )
-    decode = corpus.tokenizer.decode
-    return [f"{decode(p)}▸{decode(n)}" for p, n in zip(prompts, new, strict=True)]
+    decode, decode_after = corpus.tokenizer.decode, corpus.tokenizer.decode_after
+    return [f"{decode(p)}▸{decode_after(p, n)}" for p, n in zip(prompts, new, strict=True)]
 
 
 def _beginning(row: Sequence[int], tokenizer: Tokenizer) -> list[int]:

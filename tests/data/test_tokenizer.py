@@ -267,6 +267,21 @@ def test_foreign_sentencepiece_keeps_its_own_ids_and_rules():
     assert tokenizer.decode([1, *tokenizer.encode("hello   world"), 2]) == "hello world"
 
 
+def test_text_after_other_text_keeps_its_space():
+    tokenizer = foreign_sentencepiece()
+    before, ids = tokenizer.encode("hello"), tokenizer.encode("world")
+    assert tokenizer.decode_after(before, ids) == " world"
+    assert tokenizer.decode_after([1], ids) == "world"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(before=st.text(), text=st.text())
+def test_text_after_other_text_is_the_same_where_a_tokenizer_is_exact(kind, before, text):
+    tokenizer = fitted(kind)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode_after(tokenizer.encode(before), ids) == tokenizer.decode(ids)
+
+
 def test_foreign_sentencepiece_shows_unknown_characters_as_others_do():
     tokenizer = foreign_sentencepiece()
     assert tokenizer.decode(tokenizer.encode("hello \u0416 world")) == "hello \ufffd world"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from psann_jax import psannLM, psannLMDataPrep
+from psann_jax.data import load_tokenizer
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling, filtered
 from psann_jax.interop.folder import SavedModel, save_folder
@@ -134,7 +135,23 @@ def test_a_piece_of_text_that_has_the_number_of_a_special_is_said(constant, tmp_
         model = constant({vocab[piece]: 5.0}, vocab_size=4)
         save_folder(tmp_path / piece, SavedModel(lm.config, model, tokenizer, 8))
         lm = psannLM.load(tmp_path / piece)
-        assert lm.generate("sat", temperature=0.0, max_new_tokens=2) == f"{piece} {piece}"
+        assert lm.generate("sat", temperature=0.0, max_new_tokens=2) == f" {piece} {piece}"
+
+
+def test_the_space_between_a_prompt_and_what_follows_is_said(constant, tmp_path):
+    """Whatever begins a text by a space, as Llama's tokenizer, drops the first one in decoding."""
+    vocab = {"<unk>": 0, "</s>": 1, "\u2581": 2, "a": 3, "b": 4, "\u2581b": 5}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["\u2581", "b"]], "unk_token": "<unk>"}
+    parts = {"version": "1.0", "added_tokens": [], "pre_tokenizer": metaspace}
+    content = {**parts, "decoder": metaspace, "model": model}
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path / "t.json")
+    lm = psannLM(base="transformer", vocab_size=6, **SIZES, dtype="float32")
+    save_folder(tmp_path / "m", SavedModel(lm.config, constant({5: 5.0}, 6), tokenizer, 8))
+    lm = psannLM.load(tmp_path / "m")
+    said = lm.generate_batch(["a", ""], temperature=0.0, max_new_tokens=2)
+    assert said == [" b b", "b b"]
 
 
 def test_d24_generating_leaves_training_as_it_is(tiny, data):
