@@ -2,7 +2,8 @@
 
 Prompts of different lengths are padded on the left, so that the rows' next tokens share a
 cache slot; positions and segments keep the padding out of every mixer. Lengths are rounded
-up to 16, 32, 64, 96, 128, 192, 256, ..., so that few shapes are compiled.
+up to 16, 32, 64, 96, 128, 192, 256, ..., so that few shapes are compiled. Long prompts are read
+in chunks, as the states allow: a row that begins in a later one leaves its states untouched before.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,6 +20,7 @@ from psann_jax.model import LM, LMState
 from psann_jax.seq import Seq
 
 MOST_NEW_TOKENS = 1 << 24  # a row
+CHUNK = 512  # tokens of a row that are read at once
 _SHORTEST = 16
 
 
@@ -98,9 +100,25 @@ def prefill(model: LM, tokens: jax.Array, lengths: jax.Array, state: LMState):
       state: `init_state(B, max_len)` of the model, max_len >= P.
     """
     place = jnp.arange(tokens.shape[1])[None] - (tokens.shape[1] - lengths)[:, None]  # [B, P]
-    seq = Seq(jnp.maximum(place, 0).astype(jnp.int32), (place >= 0).astype(jnp.int32))
-    x, state = model.features(tokens, seq, state)
-    return model.logits(x[:, -1:])[:, 0], state
+
+    def read(state, chunk):
+        tokens, place = chunk
+        seq = Seq(jnp.maximum(place, 0).astype(jnp.int32), (place >= 0).astype(jnp.int32))
+        x, state = model.features(tokens, seq, state)
+        return state, x[:, -1:]
+
+    if (chunks := _chunks(tokens.shape[1])) == 1:
+        state, x = read(state, (tokens, place))
+    else:  # what attention scores at once does not grow with the square of the prompt
+        parts = (jnp.split(a, chunks, axis=1) for a in (tokens, place))
+        state, every = jax.lax.scan(read, state, tuple(map(jnp.stack, parts)))
+        x = every[-1]
+    return model.logits(x)[:, 0], state
+
+
+def _chunks(n: int) -> int:
+    """How many equal chunks of CHUNK tokens at most n tokens are read in."""
+    return next(chunks for chunks in range(-(-n // CHUNK), n + 1) if n % chunks == 0)
 
 
 def _rounded(n: int) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from psann_jax import bases
-from psann_jax.infer.decode import _generate, _rounded, decoding_model, generate
+from psann_jax.infer import decode
+from psann_jax.infer.decode import _generate, _rounded, decoding_model, generate, prefill
 from psann_jax.infer.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -47,6 +48,68 @@ def test_a_batch_of_mixed_lengths_equals_each_prompt_read_anew(tiny, name):
     together = generate(model, PROMPTS, max_new_tokens=NEW, sampling=GREEDY)
     assert together == [_by_hand(model, p) for p in PROMPTS]
     assert len({tuple(row) for row in together}) > 1
+
+
+LONG = np.random.default_rng(3).integers(0, 32, (4, 32)).astype(np.int32)
+LENGTHS = np.array([3, 31, 16, 9], np.int32)  # of chunks of 8: not begun, begun in, or between
+
+
+def _long():
+    """The first LENGTHS tokens of LONG, padded on the left."""
+    rows = zip(LONG, LENGTHS, strict=True)
+    return np.stack([np.roll(row, -n) * (np.arange(32) >= 32 - n) for row, n in rows])
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer", "respsann-alibi", "waveresnet", "sgrpsann", "rwkv6", "mamba2"]
+)
+def test_a_prompt_read_in_chunks_says_what_the_whole_one_does(tiny, name, monkeypatch):
+    monkeypatch.setattr(decode, "CHUNK", 8)
+    name, *alibi = name.split("-")
+    model = _model(tiny, name, **({"positional_encoding": "alibi"} if alibi else {}))
+
+    @jax.jit
+    def two(model, tokens, lengths, then):
+        model = decoding_model(model)
+        first, state = prefill(model, tokens, lengths, model.init_state(4, 33))
+        return jnp.stack([first, model(then[:, None], None, state)[0][:, 0]], 1)
+
+    then = LONG[np.arange(4), LENGTHS]
+    found = two(model, _long(), LENGTHS, then)
+    full = jax.jit(lambda model, tokens: model(tokens)[0])(model, LONG)
+    for row, n in enumerate(LENGTHS):
+        # float32 sums in another order; the logits are of size 1 to 10
+        np.testing.assert_allclose(found[row], full[row, n - 1 : n + 1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", bases.names())
+def test_every_base_takes_its_states_from_chunk_to_chunk(tiny, name, dtype):
+    model = tiny(name, dtype=dtype)
+    state = jax.eval_shape(lambda: model.init_state(2, 2048))
+    tokens, lengths = np.zeros((2, 1536), np.int32), np.ones((2,), np.int32)
+    after = jax.eval_shape(prefill, decoding_model(model), tokens, lengths, state)[1]
+    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)
+
+
+def test_what_attention_scores_of_a_long_prompt_is_never_whole(tiny):
+    model, n = decoding_model(tiny("transformer")), 2048
+    state = jax.eval_shape(lambda: model.init_state(1, n))
+    tokens, lengths = np.zeros((1, n), np.int32), np.ones((1,), np.int32)
+    program = jax.jit(prefill).lower(model, tokens, lengths, state).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 2 * n * n * 4  # of two heads
+
+
+def test_prompts_are_read_in_equal_chunks():
+    assert {n: decode._chunks(n) for n in (16, 512, 768, 1024, 1536, 2048, 3072)} == {
+        16: 1,
+        512: 1,
+        768: 2,
+        1024: 2,
+        1536: 3,
+        2048: 4,
+        3072: 6,
+    }
 
 
 @pytest.fixture(scope="module")
