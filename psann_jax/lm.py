@@ -240,6 +240,9 @@ class psannLM:  # noqa: N801 - psannlm's name
     ) -> list[str]:
         """The text that follows each prompt, in order; a row ends at its end-of-text token.
 
+        Where a prompt can spell that token, as with "groundthink-char", it begins after the last
+        one, as a document did in training.
+
         Args:
           temperature: 0 takes the most likely token.
           seed: the same seed draws the same text.
@@ -281,6 +284,9 @@ class psannLM:  # noqa: N801 - psannlm's name
 
     def _prompt(self, text: str, tokenizer: Tokenizer, long_prompt: str) -> list[int]:
         ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+        if tokenizer.ends_in_text and tokenizer.eos_id in ids:
+            ended = len(ids) - ids[::-1].index(tokenizer.eos_id)
+            ids = ids[ended:] or [tokenizer.bos_id]
         if long_prompt not in ("error", "keep_last"):
             raise ValueError(f"long_prompt={long_prompt!r} must be error or keep_last")
         if len(ids) > self._max_length and long_prompt == "error":

@@ -478,6 +478,27 @@ def test_the_prompt_begins_with_bos_and_has_no_eos(fitted, prompts):
     assert tokenizer.eos_id not in prompts[0]
 
 
+@pytest.fixture(scope="module")
+def ending():
+    """A fit whose tokenizer reads an end of text in a text."""
+    prep = {**PREP, "tokenizer": "groundthink-char"}
+    return psannLM(base="respsann", **SIZES).fit(psannLMDataPrep(TEXTS, **prep), **ONE_STEP)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kept"),
+    [("a cat<|eos|>on<|eos|>the mat", "the mat"), ("a cat<|eos|>", "<|bos|>")],
+)
+def test_a_prompt_begins_after_the_last_end_that_it_spells(ending, prompts, prompt, kept):
+    ending.generate(prompt)
+    assert prompts == [ending.tokenizer.encode(kept)]
+
+
+def test_what_is_before_an_end_in_a_prompt_changes_nothing(ending):
+    said = ending.generate_batch([f"{text}<|eos|>the mat" for text in ("", "a cat")], **GREEDY)
+    assert said[0] == said[1]
+
+
 def test_a_trained_model_goes_on_with_its_text_and_ends_it(data):
     """Trained on one text it says that text, and nothing after its end."""
     one = psannLMDataPrep(["abcdefgh"] * 8, **{**PREP, "max_length": 16})
