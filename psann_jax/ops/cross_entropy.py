@@ -49,7 +49,7 @@ def linear_scores(
     """
 
     def of_chunk(*chunk):
-        return _nats(*chunk, 0.0)[0], _hits(*chunk)
+        return _nats(*chunk, smoothing=0.0)[0], _hits(*chunk)
 
     return _summed(of_chunk, x, kernel, targets, weights)
 
@@ -98,7 +98,10 @@ def _of_targets(logits, targets):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _loss(x, kernel, targets, weights, smoothing):
-    return _summed(lambda *chunk: _nats(*chunk, smoothing)[0], x, kernel, targets, weights)
+    def of_chunk(*chunk):
+        return _nats(*chunk, smoothing=smoothing)[0]
+
+    return _summed(of_chunk, x, kernel, targets, weights)
 
 
 def _summed(of_chunk, x, kernel, targets, weights):
