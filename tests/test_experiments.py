@@ -16,7 +16,8 @@ from psann_jax.run.sweep_result import run_job
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = ("sine/sweep.py", "sine/start.py", "bases/sweep.py", "waves/sweep.py")
-ALL = (*SWEEPS, "tokenizers/sweep.py")
+ALL = (*SWEEPS, "tokenizers/sweep.py", "bases/equal_time.py")
+ASKED = {"search": "SEARCH", "speed": "SPEED"}  # the folder of results -> what its command sets
 RESULTS = sorted(ROOT.glob("experiments/*/*/summary.json"))
 
 
@@ -25,19 +26,22 @@ def at_the_root(monkeypatch):
     """Where the commands of the experiments are given."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.delenv("TEXT", raising=False)
-    monkeypatch.setenv("SEARCH", "")
+    for name in ASKED.values():
+        monkeypatch.setenv(name, "")
 
 
 @functools.cache
-def _sweep(file, search=""):
-    os.environ["SEARCH"] = search  # put back by the fixture
+def _sweep(file, asked=""):
+    for name in ASKED.values():
+        os.environ[name] = "1" if name == asked else ""  # put back by the fixture
     return load_sweep(str(ROOT / "experiments" / file))
 
 
 @pytest.mark.parametrize("file", ALL)
-def test_a_sweep_has_three_seeds_of_each_variant(file):
+def test_a_sweep_has_three_seeds_or_more_of_each_variant(file):
     sweep = _sweep(file)
-    assert len(list(sweep.jobs())) == 3 * len(sweep.variants) >= 18
+    assert len(list(sweep.jobs())) == len(sweep.seeds) * len(sweep.variants) >= 18
+    assert len(sweep.seeds) >= 3
     assert sweep.compared_with in sweep.variants
 
 
@@ -52,7 +56,7 @@ def test_its_models_have_equal_parameters_within_a_hundredth(file):
 
 @pytest.mark.parametrize("file", SWEEPS[:3:2])
 def test_a_search_tries_rates_with_one_seed(file):
-    sweep = _sweep(file, "1")
+    sweep = _sweep(file, "SEARCH")
     jobs = list(sweep.jobs())
     assert len(jobs) == len(sweep.variants) >= 20 and jobs[0].config.train.steps == 300
     assert len({job.config.optimizer.learning_rate for job in jobs}) >= 3
@@ -60,17 +64,18 @@ def test_a_search_tries_rates_with_one_seed(file):
 
 def _file_of(results):
     own = results.parent.name
-    name = "sweep.py" if own in ("results", "search") else f"{own}.py"
+    names = {"results": "sweep.py", "search": "sweep.py", "speed": "equal_time.py"}
+    name = names.get(own, f"{own}.py")
     return f"{results.parent.parent.name}/{name}"
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda path: str(path.parent.relative_to(ROOT)))
 def test_results_are_of_the_sweep_as_it_stands(results):
     """With its configs, but for the text, which a clone lacks; and all runs, but of a search."""
-    search = results.parent.name == "search"
-    jobs = {job.name: job.config for job in _sweep(_file_of(results), "1" * search).jobs()}
+    asked = ASKED.get(results.parent.name, "")
+    jobs = {job.name: job.config for job in _sweep(_file_of(results), asked).jobs()}
     runs = {path.stem: json.loads(path.read_text()) for path in results.parent.glob("runs/*.json")}
-    assert runs.keys() == jobs.keys() or (runs.keys() < jobs.keys() and search)
+    assert runs.keys() == jobs.keys() or (runs.keys() < jobs.keys() and asked == "SEARCH")
     for name, run in runs.items():
         found, asked = leaves(from_json(json.dumps(run["config"]))), leaves(jobs[name])
         for free in ("data.sources", "workdir"):

@@ -41,11 +41,11 @@ case ${1:-} in
     bench 190 B8 B8 --configs S
     ;;
   3)
-    bench 150 B4 B4 --lengths 1024,4096,8192
+    bench 130 B4 B4 --lengths 1024,4096,8192
     bench 130 B13 B13 --prompts 96
     bench 80 B13-long B13 --prompts 1024 --batches 8,64
     bench 100 B13-large B13 --config L --batches 1 --prompts 96
-    bench 70 B9 B9 --remats none
+    bench 90 B9 B9
     ;;
   *)
     echo "usage: tools/gpu_bench.sh 1|2|3" >&2

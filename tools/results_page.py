@@ -101,7 +101,8 @@ def tiny_corpus(records: claims.Records) -> list[str]:
     """BMRK-01: WaveResNet on 52 MB of books, and the modern transformer beside it."""
     runs = " ".join(f"runs/tiny_corpus/{name}-0" for name in ("waveresnet", "modern"))
     commands = (
-        f"{TEXT} python -m psann_jax sweep experiments/tiny_corpus/sweep.py\n"
+        f"{TEXT} python -m psann_jax sweep experiments/tiny_corpus/sweep.py "
+        "--report experiments/tiny_corpus/results\n"
         f"python -m psann_jax plot {runs} --out reports/tiny_corpus"
     )
     parts = ["## BMRK-01: two passes over 52 MB of books", f"```bash\n{commands}\n```"]

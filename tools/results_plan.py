@@ -12,6 +12,8 @@ from claims import Record, Records
 
 from psann_jax.run.figures import said_of
 
+MEMORY = ("cpu/step-memory", "cpu/B9", "gpu/B9")  # the benchmarks of it
+
 
 def throughput(records: Records) -> list[str]:
     """BMRK-02, from the validation's throughput step."""
@@ -29,6 +31,8 @@ def throughput(records: Records) -> list[str]:
             f"| {row['train_tokens_per_s']:,.0f} |"
         )
     about = f"{rows[0]['dtype']}; {rows[0]['machine']}."
+    if fault := rows[0]["fault"]:
+        about = f"**The step failed**: {fault}. {about}"
     if rows[0]["scale"] != "accelerator":
         about = f"At the scale of a CPU, {about} At full size: **not run**; {command}."
     return [*parts, about, "\n".join(lines)]
@@ -46,52 +50,77 @@ def throughput_rows(records: Records) -> list[Record]:
         date = step.get("date") or system.get("date", "")
         about = {"timestamp": date, "base": base, "batch_tokens": int(tokens)}
         about |= {"scale": step["scale"], "machine": step.get("machine") or said_of(system)}
+        about |= {"fault": "" if step["passed"] else step["said"]}
         rows.append({**about, "dtype": dtype, **speeds})
     return rows
 
 
 def memory(records: Records) -> list[str]:
-    """BMRK-03, from the memory that XLA says the step of the small config needs."""
+    """BMRK-03, from the memory that XLA says the steps of the benchmarks need."""
     parts = ["## BMRK-03: memory of a train step"]
     rows = memory_rows(records)
     if not rows:
         return [*parts, "**Not run.** `python tools/bench.py step-memory`"]
-    lines = ["| | program GB | of whole logits |", "|---|---:|---:|"]
+    lines = [
+        "| base | tokens a step | dtype | | program MB | ms a step | peak MB of the allocator |",
+        "|---|---:|---|---|---:|---:|---:|",
+    ]
     for row in rows:
-        share = row["max_memory_mb"] / rows[0]["max_memory_mb"]
-        lines.append(f"| {row['what']} | {row['max_memory_mb'] / 1e3:.1f} | {share:.0%} |")
-    first = rows[0]
-    about = (
-        f"{first['base']} {first['d_model']}/{first['n_layers']}, {first['batch_tokens']:,} tokens "
-        f"a step, {first['amp']}: the figures of XLA's compiler for a CPU, {first['timestamp']}. "
-        "What the allocator of a GPU reports: **not run**; `tools/gpu_bench.sh 3` (B9)."
-    )
+        cells = (
+            f"{row['base']} {row['d_model']}/{row['n_layers']}, {row['device']}",
+            f"{row['batch_tokens']:,}",
+            row["amp"],
+            row["what"],
+            f"{row['max_memory_mb']:,.1f}",
+            f"{1e3 * row['elapsed_s']:,.1f}" if "elapsed_s" in row else "",
+            f"{row['allocated_mb']:,.1f}" if "allocated_mb" in row else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    dates = ", ".join(sorted({row["timestamp"] for row in rows}))
+    about = f"What XLA says that the compiled step takes on its device, {dates}."
+    if all(row["device"] == "cpu" for row in rows):
+        about += " What the allocator of a GPU reports: **not run**; `tools/gpu_bench.sh 3` (B9)."
     return [*parts, about, "\n".join(lines)]
 
 
 def memory_rows(records: Records) -> list[Record]:
-    record = records.read("reports/performance/cpu/step-memory.json")
-    if record is None:
-        return []
+    """Of each record of a step's memory that is there, a row a variant."""
+    rows = []
+    for path in MEMORY:
+        if record := records.read(f"reports/performance/{path}.json"):
+            about = _measured(record)
+            rows += [
+                about | _memory_row(*row, about["device"]) for row in record["results"].items()
+            ]
+    return rows
+
+
+def _measured(record: Record) -> Record:
     sizes = record["config"]["sizes"][record["config"]["config"]]
-    about = {
+    return {
         "timestamp": record["date"],
+        "device": record["device"],
         "base": "respsann",
         "d_model": sizes["d_model"],
         "n_layers": sizes["n_layers"],
         "batch_tokens": sizes["batch"] * sizes["length"],
         "amp": record["config"]["dtype"],
     }
-    return [
-        {
-            **about,
-            "what": what,
-            "grad_checkpoint": "remat" in what,
-            "max_memory_mb": round(row["program_bytes"] / 1e6, 1),
-            "loss": row["loss"],
-        }
-        for what, row in record["results"].items()
-    ]
+
+
+def _memory_row(what: str, row: Record, device: str) -> Record:
+    found = {
+        "what": what,
+        "grad_checkpoint": "remat" in what and "none" not in what,
+        "max_memory_mb": round(row["program_bytes"] / 1e6, 1),
+    }
+    if "loss" in row:
+        found["loss"] = row["loss"]
+    if "median_s" in row:
+        found["elapsed_s"] = row["median_s"]
+    if device != "cpu" and "peak_bytes" in row:
+        found["allocated_mb"] = round(row["peak_bytes"] / 1e6, 1)
+    return found
 
 
 def write_plan(records: Records, folder: Path) -> None:

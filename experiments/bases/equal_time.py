@@ -1,42 +1,45 @@
 """Which base learns most from the same text, with the same parameters and in the same time?
 
+    SPEED=1 TEXT=path/to/text.txt.xz python -m psann_jax sweep experiments/bases/equal_time.py
     TEXT=path/to/text.txt.xz python -m psann_jax sweep experiments/bases/equal_time.py
 
-The models of sweep.py, each with as many steps as it makes while ResPSANN makes 1,000, by the
-median speeds in results/summary.json, of the machine that ran it. Three seeds: 27 runs.
+The models of sweep.py. SPEED=1 makes a few steps of each, to see how fast this machine is with it.
+Then each makes as many steps as go into the time of 1,000 of ResPSANN's, by the speeds in
+speed/summary.json. Three seeds: 27 runs.
 """
 
 import dataclasses
 import json
+import os
 from pathlib import Path
-import statistics
 
 from configs.ablation import get_config
 from experiments.bases.sweep import get_sweep as get_equal_tokens
 from psann_jax.run.sweep import Sweep
 
-RESULTS = Path(__file__).parent / "results" / "summary.json"
+SPEED = Path(__file__).parent / "speed" / "summary.json"
 
 
 def speeds() -> dict[str, float]:
-    """Tokens a second of each base, the median of its seeds.
+    """Tokens a second of each base.
 
     Raises:
-      ValueError: sweep.py has not been run.
+      ValueError: they have not been measured.
     """
-    if not RESULTS.exists():
-        raise ValueError(f"{RESULTS} is missing; run sweep.py with --report first")
-    found: dict[str, list[float]] = {}
-    for run in json.loads(RESULTS.read_text())["runs"]:
-        found.setdefault(run["variant"], []).append(run["tokens_per_s"])
-    return {name: statistics.median(own) for name, own in found.items()}
+    if not SPEED.exists():
+        raise ValueError(f"{SPEED} is missing; run this with SPEED=1 and --report {SPEED.parent}")
+    return {run["variant"]: run["tokens_per_s"] for run in json.loads(SPEED.read_text())["runs"]}
 
 
 def get_sweep() -> Sweep:
-    sweep, measured = get_equal_tokens(), speeds()
-    config = dataclasses.replace(get_config(), workdir="runs/bases-equal-time")
-    variants = {}
+    sweep, config = get_equal_tokens(), get_config()
+    if os.environ.get("SPEED"):
+        config = dataclasses.replace(config, workdir="runs/bases-speed")
+        config.train.steps, config.train.log_interval_steps = 100, 5
+        return dataclasses.replace(sweep, config=config, seeds=(0,), metric="step_seconds")
+    measured, variants = speeds(), {}
     for name, fields in sweep.variants.items():
         steps = config.train.steps * measured[name] / measured["respsann"]
         variants[name] = {**fields, "train.steps": 10 * round(steps / 10)}
+    config = dataclasses.replace(config, workdir="runs/bases-equal-time")
     return dataclasses.replace(sweep, config=config, variants=variants)

@@ -79,9 +79,8 @@ def test_among_many_rivals_one_that_looks_better_by_chance_does_not_refute():
 def test_the_best_sine_base_is_compared_with_the_modern_transformer(records):
     values = {"respsann": _seeds(2.1), "waveresnet": _seeds(1.9), "modern": _seeds(2.0)}
     values |= {"sgrpsann": [1.0, None, 1.0]}  # has diverged
-    found = claims.sine_beats_modern(
-        records("experiments/bases/results/summary.json", _swept(values))
-    )
+    beaten = claims.sine_beats_modern("bases/equal_time")
+    found = beaten(records("experiments/bases/equal_time/summary.json", _swept(values)))
     assert found.verdict == HOLDS and "waveresnet 1.9333" in found.figures
 
 
@@ -103,6 +102,19 @@ def test_a_cost_is_judged_by_variants_that_took_turns(records, ways, verdict):
     record["ratio learned sine / fixed sine"] = _ratios(*ways)
     path = "reports/performance/cpu/activations.json"
     assert claims.learning_is_cheap(records(path, record)).verdict == verdict
+
+
+def test_a_cost_is_that_of_the_newest_record(records):
+    for name, date, way in (
+        ("activations", "2026-11-22", 1.05),
+        ("activations-b", "2026-11-28", 1),
+    ):
+        record = {"config": {"dtype": "float32", "sizes": {}}, "date": date, "processor": "a CPU"}
+        record["ratio learned sine / fixed sine"] = _ratios(way, way, way)
+        found = records(f"reports/performance/cpu/{name}.json", record)
+    judged = claims.learning_is_cheap(found)
+    assert judged.verdict == HOLDS and "float32, a CPU, 2026-11-28" in judged.figures
+    assert judged.record.endswith("activations-b.json")
 
 
 @pytest.mark.parametrize(("ways", "verdict"), [((0.8,) * 3, FAILS), ((1.02,) * 3, HOLDS)])
