@@ -6,7 +6,7 @@
 All eight subsets of learnable amplitude A, frequency f and damping d, and a GELU in place of the
 sine, in ResPSANN; a GELU and SwiGLU in a transformer. Each has as many parameters, within 1 %.
 SEARCH=1 tries learning rates on a few of them, with one seed and 0.6 M tokens a run; the sines take
-one rate, the others another. Then three seeds: 33 runs of 2 M tokens.
+one rate, the others another. Then five seeds: 55 runs of 2 M tokens.
 
 The sines are to be compared with "gelu", and "swiglu" with "transformer-gelu". A sine beside
 "swiglu" compares two bases, not two activations: ResPSANN has a learned scale of every MLP besides.
@@ -58,4 +58,4 @@ def get_sweep() -> Sweep:
         config.train.steps = 300
         return Sweep(config=config, variants=made, seeds=(0,), baseline="gelu-0.004")
     config = dataclasses.replace(config, workdir="runs/sine")
-    return Sweep(config=config, variants=made, baseline="gelu")
+    return Sweep(config=config, variants=made, seeds=range(5), baseline="gelu")
