@@ -29,7 +29,9 @@ from psann_jax.lm_options import (
     refuse_unknown,
 )
 from psann_jax.model import LM
+from psann_jax.run.beginning import Given, digest
 from psann_jax.run.environment import use_compile_cache
+from psann_jax.run.going_on import refuse_other_weights
 from psann_jax.run.load import load_saved
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
@@ -153,8 +155,9 @@ class psannLM:  # noqa: N801 - psannlm's name
             keeps the model's, which is bf16 unless `psannLM(dtype="float32")`.
           ddp: auto and on use all devices, off uses one.
           fsdp: off keeps the weights whole on each device, full_shard cuts them over all of them.
-          checkpoint_dir: where metrics and checkpoints go, and a stopped fit resumes from;
-            one fit at a time. None writes nothing.
+          checkpoint_dir: where metrics and checkpoints go, of one fit. A stopped fit resumes
+            there, from its newest checkpoint, with the model that it began from or left; a new
+            model takes the weights of a finished one. None writes nothing.
           options: steps, warmup_steps, weight_decay, betas, eps, grad_clip, grad_accum_steps,
             label_smoothing, grad_checkpoint, seed, log_interval_steps, save_interval_steps,
             eval_interval_steps, eval_max_batches, min_lr, offload (of
@@ -163,7 +166,8 @@ class psannLM:  # noqa: N801 - psannlm's name
         Raises:
           TypeError: train_data is no psannLMDataPrep, or an unknown option.
           ValueError: a value out of range, a vocabulary that does not fit, or a checkpoint_dir
-            that is in use, another run's, or cannot be written.
+            that is in use, another run's or of other weights, or cannot be written; or where the
+            fit that left these weights is finished.
           RuntimeError: the model was loaded without a tokenizer.
           KeyboardInterrupt: the fit was stopped; the model has the weights reached.
         """
@@ -184,7 +188,8 @@ class psannLM:  # noqa: N801 - psannlm's name
             if workdir:
                 cluster.together(lambda: workdir.refuse(config))
                 stack.enter_context(workdir.held())
-                workdir.open(config, corpus, texts_in_memory=train_data.texts_in_memory)
+                refuse_other_weights(workdir, config, plan, self._model)
+                workdir.open(config, corpus, Given(train_data.texts_in_memory, digest(self._model)))
             report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
             report.line(plan.describe(config))
             try:

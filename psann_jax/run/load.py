@@ -85,11 +85,15 @@ def load_models(path: str | os.PathLike) -> Iterator[tuple[int, LM]]:
         checkpoints.close()
 
 
+def model_at(checkpoints: Checkpoints, config: Config, step: int, mesh: jax.sharding.Mesh) -> LM:
+    """The model of a step, placed on a mesh."""
+    like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
+    return checkpoints.restore_model(step, like, sharding.shardings(like, mesh))
+
+
 def _model(checkpoints: Checkpoints, config: Config, step: int) -> LM:
     """The model of a step, a copy on every device."""
-    like = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
-    where = sharding.shardings(like, sharding.make_mesh(data=-1, fsdp=1))
-    return checkpoints.restore_model(step, like, where)
+    return model_at(checkpoints, config, step, sharding.make_mesh(data=-1, fsdp=1))
 
 
 def _number(checkpoints: Checkpoints, step: str | int) -> int:

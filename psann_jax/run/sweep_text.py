@@ -10,10 +10,10 @@ from typing import Any
 
 from psann_jax.config import to_json
 from psann_jax.data import CorpusMeta, prepare
+from psann_jax.run.beginning import identity
 from psann_jax.run.figures import EVALUATED
 from psann_jax.run.sweep import Job
 from psann_jax.run.sweep_result import Result
-from psann_jax.run.workdir import identity
 
 _FREE = ("cache_dir", "order")  # settings of data that change no row
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 from pathlib import Path
 import tempfile
+from typing import Any
 
 import jax
 
@@ -14,6 +16,7 @@ from psann_jax import cluster
 from psann_jax.config import Config, from_json, leaves, to_json
 from psann_jax.data import Corpus, CorpusMeta
 from psann_jax.fields import local_path
+from psann_jax.run.beginning import Given, identity
 from psann_jax.run.environment import write_description
 from psann_jax.run.lock import locked
 from psann_jax.run.stop import MachineFailed
@@ -163,12 +166,23 @@ class Workdir:
         """In what the rows differ from those that the run began with: name -> (old, new)."""
         if not self.data.exists():
             return {}
-        old, new = json.loads(self.data.read_text()), identity(meta)
+        old, new = self._beginning(), identity(meta)
         return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}
 
     def texts_in_memory(self) -> bool:
         """Whether the run's documents were given by a program, so that no path leads to them."""
-        return self.data.exists() and json.loads(self.data.read_text())["texts_in_memory"]
+        return self._beginning().get("texts_in_memory", False)
+
+    def began_from(self, weights: str | None) -> bool:
+        """Whether the run here began from the weights of this digest, or does not say; or none is.
+
+        None is of a run that drew new ones.
+        """
+        return self._beginning().get("weights", weights) == weights
+
+    def _beginning(self) -> dict[str, Any]:
+        """What the run began with: the fields of `Given`, and `identity` of its rows."""
+        return json.loads(self.data.read_text()) if self.data.exists() else {}
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -189,7 +203,7 @@ class Workdir:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def open(self, config: Config, corpus: Corpus, *, texts_in_memory: bool = False) -> None:
+    def open(self, config: Config, corpus: Corpus, given: Given | None = None) -> None:
         """Makes the folder and its descriptions, or checks those that are there.
 
         Of several processes the first does it, and the others look whether they see it.
@@ -200,7 +214,7 @@ class Workdir:
 
         def open_or_find() -> None:
             if jax.process_index() == 0:
-                self._open(config, corpus, texts_in_memory)
+                self._open(config, corpus, given)
             elif not self.exists():
                 raise ValueError(
                     f"workdir {self.path} of process 0 is not there for this one; choose a folder "
@@ -209,7 +223,7 @@ class Workdir:
 
         cluster.one_then_others(open_or_find)
 
-    def _open(self, config: Config, corpus: Corpus, texts_in_memory: bool) -> None:
+    def _open(self, config: Config, corpus: Corpus, given: Given | None) -> None:
         try:
             self.refuse_other_folder()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -221,22 +235,12 @@ class Workdir:
                 part = self.tokenizer.with_suffix(".part")
                 corpus.tokenizer.save(part)
                 part.rename(self.tokenizer)
-            described = {"texts_in_memory": texts_in_memory, **identity(corpus.meta)}
-            _replace(self.data, json.dumps(described, indent=2) + "\n")
+            if not self.data.exists():  # what the run began with stays
+                began = dataclasses.asdict(given or Given()) | identity(corpus.meta)
+                _replace(self.data, json.dumps(began, indent=2) + "\n")
             write_description(self.environment)
         except OSError as error:
             raise self._unwritable(error) from None
-
-
-def identity(meta: CorpusMeta) -> dict[str, int | str]:
-    """What tells one corpus from another without its text: counts, and a digest of the rows."""
-    parts = {"train": meta.train, "val": meta.val}
-    return {
-        f"{name}_{unit}": getattr(part, unit)
-        for name, part in parts.items()
-        if part
-        for unit in ("documents", "tokens", "bytes", "rows", "sha256")
-    }
 
 
 def _replace(path: Path, text: str) -> None:

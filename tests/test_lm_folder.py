@@ -1,0 +1,97 @@
+"""The folder of a fit: it goes on with the weights that are its own, and with no others."""
+
+import jax
+import numpy as np
+import pytest
+
+from psann_jax import psannLM, psannLMDataPrep
+from psann_jax.run.stop import StopSignal
+
+SIZES = {"base": "respsann", "d_model": 16, "n_layers": 1, "n_heads": 2, "d_mlp": 16}
+TEXTS = [f"the cat number {i} sat on mat {i}." for i in range(24)]
+PREP = {"tokenizer": "char", "max_length": 32}
+FIT = {"batch_tokens": 256, "amp": "fp32", "ddp": "off", "verbose": False, "lr": 3e-3, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return psannLMDataPrep(TEXTS, **PREP)
+
+
+@pytest.fixture(scope="module")
+def before(data, tmp_path_factory):
+    """The saved folder of a model that others are trained from."""
+    folder = tmp_path_factory.mktemp("before") / "saved"
+    psannLM(**SIZES).fit(data, **{**FIT, "steps": 1}).save(folder)
+    return folder
+
+
+@pytest.fixture
+def stopped_fit(monkeypatch):
+    """Calls fit, and stops it after its first step."""
+
+    class Asked(StopSignal):
+        def __enter__(self):
+            self.asked = True
+            return self
+
+    def fit(lm, data, **options):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="at step 1"):
+            patch.setattr("psann_jax.run.train.StopSignal", Asked)
+            lm.fit(data, **options)
+
+    return fit
+
+
+def _weights(lm):
+    return [np.asarray(a) for a in jax.tree.leaves(lm._model)]
+
+
+def _equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(_weights(a), _weights(b), strict=True))
+
+
+def test_a_second_fit_in_the_folder_of_the_first_is_refused(data, tmp_path):
+    lm = psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path / "x", **FIT)
+    with pytest.raises(ValueError, match=r"checkpoint_dir \S+x is finished with step 3; choose"):
+        lm.fit(data, checkpoint_dir=tmp_path / "x", **FIT)
+
+
+def test_a_finished_fit_is_loaded_by_a_new_model(data, tmp_path):
+    lm = psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT)
+    assert _equal(psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT), lm)
+
+
+def test_a_longer_fit_goes_on_with_the_weights_of_the_shorter(data, tmp_path):
+    lm = psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT)
+    short = _weights(lm)
+    lm.fit(data, checkpoint_dir=tmp_path, **{**FIT, "steps": 4})
+    assert not all(np.array_equal(a, b) for a, b in zip(short, _weights(lm), strict=True))
+
+
+def test_other_weights_than_a_fit_began_from_are_refused(data, before, tmp_path, stopped_fit):
+    lm, other = psannLM.load(before), psannLM(**SIZES).fit(data, **{**FIT, "lr": 1e-3})
+    stopped_fit(lm, data, checkpoint_dir=tmp_path, **FIT)
+    kept = _weights(other)
+    with pytest.raises(ValueError, match="began from other weights than this model has; choose"):
+        other.fit(data, checkpoint_dir=tmp_path, **FIT)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, _weights(other), strict=True))
+    with pytest.raises(ValueError, match="began from its own weights; choose another"):
+        psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT)
+
+
+@pytest.mark.parametrize("again", ["reached", "loaded anew"])
+def test_a_stopped_fit_of_given_weights_goes_on(data, before, tmp_path, stopped_fit, again):
+    whole = psannLM.load(before).fit(data, **FIT)
+    lm = psannLM.load(before)
+    stopped_fit(lm, data, checkpoint_dir=tmp_path, **FIT)
+    lm = lm if again == "reached" else psannLM.load(before)
+    assert _equal(lm.fit(data, checkpoint_dir=tmp_path, **FIT), whole)
+
+
+def test_a_folder_that_does_not_say_what_it_began_from_goes_on(data, before, tmp_path, stopped_fit):
+    stopped_fit(psannLM(**SIZES), data, checkpoint_dir=tmp_path, **FIT)
+    record = tmp_path / "data.json"
+    record.write_text(record.read_text().replace('"weights": null,', ""))
+    psannLM.load(before).fit(data, checkpoint_dir=tmp_path, **FIT)
+    assert '"weights"' not in record.read_text()
