@@ -189,7 +189,12 @@ class psannLM:  # noqa: N801 - psannlm's name
                 cluster.together(lambda: workdir.refuse(config))
                 stack.enter_context(workdir.held())
                 refuse_other_weights(workdir, config, plan, self._model)
-                workdir.open(config, corpus, Given(train_data.texts_in_memory, digest(self._model)))
+                given = Given(
+                    texts_in_memory=train_data.texts_in_memory,
+                    validation_apart=val_data is not None,
+                    weights=digest(self._model),
+                )
+                workdir.open(config, corpus, given)
             report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
             report.line(plan.describe(config))
             try:

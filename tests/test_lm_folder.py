@@ -1,11 +1,17 @@
 """The folder of a fit: it goes on with the weights that are its own, and with no others."""
 
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from psann_jax import psannLM, psannLMDataPrep
+from psann_jax.run.evaluate import evaluate_run
 from psann_jax.run.stop import StopSignal
+from psann_jax.run.text import rows_of_run
+from psann_jax.run.workdir import Workdir
 
 SIZES = {"base": "respsann", "d_model": 16, "n_layers": 1, "n_heads": 2, "d_mlp": 16}
 TEXTS = [f"the cat number {i} sat on mat {i}." for i in range(24)]
@@ -95,3 +101,39 @@ def test_a_folder_that_does_not_say_what_it_began_from_goes_on(data, before, tmp
     record.write_text(record.read_text().replace('"weights": null,', ""))
     psannLM.load(before).fit(data, checkpoint_dir=tmp_path, **FIT)
     assert '"weights"' not in record.read_text()
+
+
+@pytest.fixture(scope="module", params=[None, 0.25], ids=["whole", "split"])
+def apart(request, tmp_path_factory):
+    """The folder of a fit to the file a.txt beside it, with the file b.txt for validation."""
+    folder = tmp_path_factory.mktemp("apart")
+    (folder / "a.txt").write_text("\n".join(TEXTS))
+    (folder / "b.txt").write_text("\n".join(TEXTS[:8]))
+    train = psannLMDataPrep(folder / "a.txt", val_split=request.param, **PREP)
+    val = psannLMDataPrep(folder / "b.txt", **PREP)
+    psannLM(**SIZES).fit(train, val, checkpoint_dir=folder / "x", **FIT)
+    return folder / "x"
+
+
+def test_a_run_validated_apart_asks_for_files_to_evaluate_on(apart):
+    with pytest.raises(ValueError, match="validated on texts given apart; name files to evaluate"):
+        evaluate_run(apart)
+
+
+def test_a_run_validated_apart_is_evaluated_on_files(apart):
+    logged = json.loads((apart / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"]
+    loss = evaluate_run(apart, (str(apart.parent / "b.txt"),))["val_loss"]
+    assert loss == pytest.approx(logged, rel=1e-5)  # in batches of another size
+
+
+def test_the_text_of_a_run_validated_apart_is_its_training_text(apart):
+    found = rows_of_run(Workdir(apart), Workdir(apart).saved_config().data)
+    assert found.name == "training text, since the validation text was given apart"
+
+
+def test_edited_training_text_of_a_run_validated_apart_is_refused(apart, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS[1:]))
+    data = Workdir(apart).saved_config().data
+    edited = dataclasses.replace(data, sources=(str(tmp_path / "a.txt"),))
+    with pytest.raises(ValueError, match="has changed since the run in .* began .train_"):
+        rows_of_run(Workdir(apart), edited)

@@ -15,6 +15,7 @@ class Given:
     """What a program gave a run, so that no field of the config leads back to it."""
 
     texts_in_memory: bool = False
+    validation_apart: bool = False  # texts of its own, not a split of data.sources
     weights: str | None = None  # `digest` of those that the run began from; None: it drew new ones
 
 

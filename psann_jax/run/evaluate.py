@@ -45,7 +45,9 @@ def evaluate_run(
     if sources:
         held_out, meta = HeldOut(corpus.train, corpus.meta.train.bytes), corpus.meta.train
     if held_out is None or meta is None:
-        raise ValueError(f"{path} was trained without a validation part; name files to evaluate on")
+        apart = workdir.validated_apart()
+        how = "validated on texts given apart" if apart else "trained without a validation part"
+        raise ValueError(f"{path} was {how}; name files to evaluate on")
     mesh = sharding.make_mesh(data=-1, fsdp=1)
     batch_rows = _rows(batch_tokens, data)
     with jax.set_mesh(mesh), matmul_precision(run.config.train.matmul_precision):

@@ -15,23 +15,30 @@ class Text:
 
 
 def corpus_of_run(workdir: Workdir, data: DataConfig) -> Corpus:
-    """The rows that a run of `data` was trained on.
+    """The rows of a run of `data`, without validation rows where those were given apart.
 
     Its tokenizer may have been given to it, and is then another than a fit to its text.
 
     Raises:
       ValueError: its texts cannot be read, or have changed.
     """
-    corpus = prepare(data)
+    corpus = _own_rows(workdir, data)
     if not workdir.changed_data(corpus.meta):
         return corpus
-    corpus = prepare(dataclasses.replace(data, tokenizer_path=str(workdir.tokenizer)))
+    corpus = _own_rows(workdir, dataclasses.replace(data, tokenizer_path=str(workdir.tokenizer)))
     workdir.refuse_other_data(corpus.meta)
     return corpus
 
 
+def _own_rows(workdir: Workdir, data: DataConfig) -> Corpus:
+    corpus = prepare(data)
+    if not workdir.validated_apart():
+        return corpus
+    return dataclasses.replace(corpus, val=None, meta=dataclasses.replace(corpus.meta, val=None))
+
+
 def rows_of_run(workdir: Workdir, data: DataConfig) -> Text:
-    """The validation rows of a run, its training rows if it has none.
+    """The validation rows of a run, its training rows if it has none or they were given apart.
 
     Raises:
       ValueError: its texts were in memory, cannot be read, or have changed.
@@ -40,7 +47,9 @@ def rows_of_run(workdir: Workdir, data: DataConfig) -> Text:
         raise ValueError(f"{workdir.path} was trained on texts in memory")
     corpus = corpus_of_run(workdir, data)
     if corpus.val is None:
-        return Text(corpus.train, "training text, since there is no validation text")
+        apart = workdir.validated_apart()
+        why = "the validation text was given apart" if apart else "there is no validation text"
+        return Text(corpus.train, f"training text, since {why}")
     return Text(corpus.val, "validation text")
 
 

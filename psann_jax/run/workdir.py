@@ -173,6 +173,10 @@ class Workdir:
         """Whether the run's documents were given by a program, so that no path leads to them."""
         return self._beginning().get("texts_in_memory", False)
 
+    def validated_apart(self) -> bool:
+        """Whether the run's validation text was given by a program, beside data.sources."""
+        return self._beginning().get("validation_apart", False)
+
     def began_from(self, weights: str | None) -> bool:
         """Whether the run here began from the weights of this digest, or does not say; or none is.
 
