@@ -113,6 +113,11 @@ class Base:
         return self.d_mlp or 4 * self.d_model
 
     @property
+    def has_mlp(self) -> bool:
+        """Whether the blocks have an MLP; without one d_mlp is read by nothing."""
+        return True
+
+    @property
     def final_norm(self) -> str:
         """The norm before the head, one of nn.norm.NORMS."""
         return "rms"

@@ -21,6 +21,10 @@ class Mamba2LM(Recurrent):
     tie_embeddings: bool = True
     mamba: Mamba2Config = dataclasses.field(default_factory=Mamba2Config)
 
+    @property
+    def has_mlp(self) -> bool:
+        return self.d_mlp is not None
+
     def _check_heads(self) -> None:
         self._mixer().heads(self.d_model)
 

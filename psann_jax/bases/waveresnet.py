@@ -17,7 +17,8 @@ class WaveResNet(ResPSANN):
     """The wave comes after the MLP, stands in its place, or is off, which is ResPSANN.
 
     The two psannlm modes compute what the original does with `wave_replace`: it drops the
-    residual stream, or the MLP. They are there for its weights.
+    residual stream, or the MLP. They are there for its weights. Where there is no MLP, d_mlp
+    has no effect, and with psannlm-attention-only no activation has; its files have them all.
     """
 
     wave: str = "interleave"  # one of WAVES
@@ -35,20 +36,21 @@ class WaveResNet(ResPSANN):
         if self.wave in ("off", "psannlm-attention-only"):
             self._idle("kernel", "dilation_growth", "wave_dropout", because="wave")
 
+    @property
+    def has_mlp(self) -> bool:
+        return self.wave in ("interleave", "off")
+
     def _block(self, layer: int) -> tuple[SublayerFactory, ...]:
         attention, dilation = self.attend(), self.dilation_growth**layer
         kind = {"act": self.mlp_activation, "sine": self.sine}
         wave = partial(Wave, kernel=self.kernel, dilation=dilation, **kind)
         branch = partial(Residual, mixer=wave, dropout=self.wave_dropout)
-        scaled = {"alpha": self.alpha_init, "drop_path": self.drop_path}
+        scaled = {"alpha": self.alpha_init, "drop_path": self.drop_path, "norm": self.norm}
         return {
             "interleave": (attention, self.mlp(), branch),
-            "replace": (attention, partial(branch, norm=self.norm, **scaled)),
+            "replace": (attention, partial(branch, **scaled)),
             "off": (attention, self.mlp()),
-            "psannlm-replace": (
-                attention,
-                partial(Replacing, mixer=branch, norm=self.norm, **scaled),
-            ),
+            "psannlm-replace": (attention, partial(Replacing, mixer=branch, **scaled)),
             "psannlm-attention-only": (attention, self.branch(Nothing)),
         }[self.wave]
 

@@ -21,7 +21,9 @@ class MixedConfig:
     types: tuple[str, ...] = ("sine", "gelu")  # of sine, gelu, relu, tanh, each once
     ratios: tuple[float, ...] | None = None  # sum to 1; None: equal shares
     layout: str = "random"  # random features, or contiguous: kind after kind
-    seed: int | None = None  # of the layout, one for all layers; None: one a layer, by its weights
+    # Of the random layout, one for all layers; None: one a layer, by its weights. Files of psannlm
+    # may have one with "contiguous" too.
+    seed: int | None = None
 
     def __post_init__(self):
         take_types(self, "base.mixed.")

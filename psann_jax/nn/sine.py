@@ -42,7 +42,7 @@ class SineConfig:
     frequency_std: float = 0.0
     frequency_range: tuple[float, float] | None = None
     frequency_bounds: Interval | None = None
-    damping: float = 0.01  # nepers per unit of the envelope
+    damping: float = 0.01  # nepers per unit of the envelope; with none it has no effect
     damping_std: float = 0.0
     damping_range: tuple[float, float] | None = None
     damping_bounds: Interval | None = None

@@ -43,7 +43,9 @@ class GeometryConfig:
     offsets: tuple[tuple[int, int], ...] | None = None  # (row, column) instead of a radius
     wrap_mode: str = "clamp"  # at the border: clamp to it, or wrap around
     bias: bool = True
-    seed: int | None = None  # of what is drawn, one for all layers; None: drawn a layer, as weights
+    # Of what is drawn, one for all layers; None: drawn a layer, as weights. Files of psannlm may
+    # have one with "local" too, which draws nothing.
+    seed: int | None = None
     depth: int = 1  # sparse blocks of an MLP
 
     def __post_init__(self):

@@ -32,9 +32,11 @@ class Plan:
         ways = sharding.weight_ways(self.mesh)
         memory = self.parameters * _BYTES_PER_PARAMETER / ways / 1e9
         base = config.base
+        sizes = [base.d_model, base.n_layers, base.n_heads]
+        sizes += [base.mlp_features] if base.has_mlp else []
         return (
-            f"{bases.name_of(base)} {base.d_model}/{base.n_layers}/{base.n_heads}/"
-            f"{base.mlp_features}, {amount(self.parameters)} parameters, {base.dtype}; "
+            f"{bases.name_of(base)} {'/'.join(map(str, sizes))}, "
+            f"{amount(self.parameters)} parameters, {base.dtype}; "
             f"{self.steps:,} steps of {self.tokens_per_step:,} tokens "
             f"({self.batch_rows} rows of {config.data.max_length}{self._padding()}); "
             f"{self.mesh.size} {jax.devices()[0].device_kind} device(s), mesh {shape}; "

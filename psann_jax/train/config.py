@@ -21,7 +21,7 @@ class TrainConfig:
     eval_interval_steps: int = 500  # 0: only at the end
     eval_batches: int = 0  # most validation batches a time; 0: all
     save_interval_steps: int = 500  # 0: only at the end
-    keep_checkpoints: int = 3  # the best one is kept besides
+    keep_checkpoints: int = 3  # at least two; the best one is kept besides
     sample_tokens: int = 64  # length of each sampled continuation at the end; 0: none
     matmul_precision: str | None = None  # of float32 products; None leaves it to the device
     tensorboard: bool = False  # metrics also for TensorBoard, in WORKDIR/tensorboard

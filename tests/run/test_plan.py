@@ -103,6 +103,22 @@ def test_description_says_base_steps_and_mesh(corpus):
     assert "data=8 fsdp=1 tensor=1" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("waveresnet", {}, "waveresnet 16/1/2/64, "),
+        ("waveresnet", {"wave": "replace", "d_mlp": 32}, "waveresnet 16/1/2, "),
+        ("waveresnet", {"wave": "psannlm-attention-only"}, "waveresnet 16/1/2, "),
+        ("mamba2", {}, "mamba2 16/1/2, "),
+        ("mamba2", {"d_mlp": 32}, "mamba2 16/1/2/32, "),
+    ],
+)
+def test_description_has_the_width_of_an_mlp_that_is_there(corpus, name, options, said):
+    base = bases.get(name)(vocab_size=300, d_model=16, n_layers=1, n_heads=2, **options)
+    config = dataclasses.replace(_config(), base=base)
+    assert make_plan(config, corpus).describe(config).startswith(said)
+
+
 def test_vocabulary_is_the_tokenizers_where_none_is_set():
     config = _config()
     config = dataclasses.replace(config, base=dataclasses.replace(config.base, vocab_size=None))
