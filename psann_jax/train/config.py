@@ -12,7 +12,7 @@ class TrainConfig:
     """The loop's settings. One step takes `batch_tokens` tokens, on however many devices."""
 
     steps: int | None = None  # None: as many as `epochs` take
-    epochs: int = 1
+    epochs: int = 1  # where steps does not say how long
     batch_tokens: int = 32_768  # tokens a step, all micro-batches and devices together
     grad_accum_steps: int = 1  # micro-batches a step is cut into, to save memory
     label_smoothing: float = 0.0

@@ -75,6 +75,9 @@ class OptimizerConfig:
                 f"optimizer.lr_factors={pairs!r} must be pairs of a part and its factor, as "
                 '(("mamba", 0.5),)'
             )
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"optimizer.lr_factors names {twice[0]!r} twice; give it one factor")
         for name, factor in pairs:
             if not (math.isfinite(factor) and factor >= 0):
                 raise ValueError(f"optimizer.lr_factors: {name!r} has {factor}; give 0 or more")

@@ -162,6 +162,7 @@ def test_weights_after_four_updates_are_those_of_torch(trajectory):
         ({"b2": 1.0}, "optimizer.b2=1.0"),
         ({"grad_clip": -1.0}, "optimizer.grad_clip=-1.0"),
         ({"lr_factors": {"mamba": 0.5}}, r"lr_factors=\{'mamba': 0.5\} must be pairs .* as \(\("),
+        ({"lr_factors": (("rwkv", 2), ("rwkv", 3))}, "lr_factors names 'rwkv' twice; give it one"),
         ({"lr_factors": (("mamba",),)}, r"lr_factors=\(\('mamba',\),\) must be pairs"),
         ({"lr_factors": (("mamba", "x"),)}, "lr_factors=.* must be pairs"),
         ({"decay": "some"}, "optimizer.decay='some' must be one of matrices, all"),
