@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 import runpy
+import shutil
+import sys
 
 import pytest
 
@@ -93,6 +95,53 @@ def test_its_models_take_the_best_rates_of_the_search(experiment):
         best[name] = min(best.get(name, (9.0, "")), (run["value"], rate))
     rates = runpy.run_path(str(folder / "sweep.py"))["RATES"]
     assert {name: float(rate) for name, (_, rate) in best.items()} == rates
+
+
+def _shakespeare(monkeypatch, folder, *options):
+    """run.py of the experiment with a text of its own; the results that are there lie in folder."""
+    own = ROOT / "experiments" / "groundthink_shakespeare"
+    monkeypatch.syspath_prepend(str(own))
+    monkeypatch.delitem(sys.modules, "report", raising=False)
+    (folder / "text.txt").write_text("the sine wave")
+    argv = ["run.py", "long", "--text", str(folder / "text.txt"), *options]
+    monkeypatch.setattr(sys, "argv", argv)
+    module = runpy.run_path(str(own / "run.py"))
+    measure = module["measure"].__globals__
+    monkeypatch.setitem(measure, "RESULTS", folder)
+    monkeypatch.setitem(measure, "set_up", lambda: None)
+    monkeypatch.setitem(measure, "write_report", lambda _: None)
+    measure["measure"](measure["arguments"]())
+
+
+OTHER_SETTINGS = {
+    "--steps": "steps 2500 -> 7",
+    "--rows": "tokens_per_step 2048 -> 3584",
+    "--learning-rate": "learning_rate 0.0015 -> 7.0",
+    "--dropout": r"dropout 0\.15 -> 7\.0",
+}
+
+
+@pytest.mark.parametrize("option", OTHER_SETTINGS)
+def test_a_result_with_other_settings_is_not_taken_for_this_one(tmp_path, monkeypatch, option):
+    results = ROOT / "experiments" / "groundthink_shakespeare" / "results"
+    shutil.copy(results / "long-5M-HY-0.json", tmp_path)
+    with pytest.raises(ValueError, match=f"HY-0.json has other settings: {OTHER_SETTINGS[option]}"):
+        _shakespeare(monkeypatch, tmp_path, option, "7", "--models", "GF")
+
+
+def test_a_result_of_another_text_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    (tmp_path / "long-5M-HY-0.json").write_text(json.dumps({"text": "0" * 64}))
+    with pytest.raises(ValueError, match="has other settings: text '0000"):
+        _shakespeare(monkeypatch, tmp_path)
+
+
+def test_a_result_that_is_there_is_said_to_be(tmp_path, monkeypatch, capsys):
+    results = ROOT / "experiments" / "groundthink_shakespeare" / "results"
+    shutil.copy(results / "long-5M-HY-0.json", tmp_path)
+    _shakespeare(monkeypatch, tmp_path)
+    assert (
+        "long-5M-HY-0.json is already there, and is not measured again" in capsys.readouterr().out
+    )
 
 
 def test_a_small_share_runs_to_its_table(tmp_path, monkeypatch):

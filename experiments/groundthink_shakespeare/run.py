@@ -6,11 +6,13 @@
 
 `long` trains the preset 5M (HY). `compare` trains every fusion and, with as many parameters, pure
 RWKV-6, pure Mamba-2 and the transformer, each with several seeds. Both go on where they stopped.
-Each run leaves a JSON in results/, of which `report` makes the table and the pictures.
+Each run leaves a JSON in results/, of which `report` makes the table and the pictures. What is
+there is not measured again; other runs of its task and size must have its settings.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import jax
 from report import write_report
 
 from psann_jax import bases
+from psann_jax.cli.exits import exit_code
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, prepare
 from psann_jax.model import LM, parameter_count
@@ -109,10 +112,41 @@ def by_row_length(chosen: Config) -> dict[int, float]:
     return losses
 
 
+def settings(args: argparse.Namespace) -> dict[str, int | float | str]:
+    """What all runs of a task and size have in common."""
+    return {
+        "steps": args.steps,
+        "tokens_per_step": args.rows * args.length,
+        "length": args.length,
+        "learning_rate": args.learning_rate,
+        "dropout": args.dropout,
+        "eval_interval": args.eval_interval,
+        "text": hashlib.sha256(args.text.read_bytes()).hexdigest(),
+    }
+
+
+def refuse_other_settings(args: argparse.Namespace) -> None:
+    """Raises ValueError where a result of the task and size has other settings than are asked for.
+
+    Results of before may lack some of them.
+    """
+    asked = settings(args)
+    for path in sorted(RESULTS.glob(f"{args.task}-{args.size}-*.json")):
+        found = json.loads(path.read_text())
+        others = {k: v for k, v in asked.items() if found.get(k, v) != v}
+        if others:
+            said = ", ".join(f"{k} {found[k]!r} -> {v!r}" for k, v in others.items())
+            raise ValueError(
+                f"{path} has other settings: {said}; give those, or move the results of "
+                f"{args.task} {args.size} away to measure anew"
+            )
+
+
 def trained(name: str, seed: int, args: argparse.Namespace) -> None:
     """Runs one model to its end, or from where it stopped, and writes its JSON, once."""
     path = RESULTS / f"{args.task}-{args.size}-{name}-{seed}.json"
     if path.exists():
+        print(f"{path} is already there, and is not measured again")
         return
     chosen = config(name, seed, args)
     run(chosen)
@@ -126,11 +160,7 @@ def trained(name: str, seed: int, args: argparse.Namespace) -> None:
         "size": args.size,
         "seed": seed,
         "parameters": _count(chosen.base),
-        "steps": args.steps,
-        "tokens_per_step": chosen.train.batch_tokens,
-        "length": args.length,
-        "learning_rate": args.learning_rate,
-        "dropout": args.dropout,
+        **settings(args),
         "train_loss": rows[-1]["loss"],
         "val_loss": measured[-1]["val_loss"],
         "val_loss_carried": measured[-1].get("val_loss_carried"),
@@ -171,9 +201,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = arguments()
+def measure(args: argparse.Namespace) -> None:
     if args.task != "report":
+        refuse_other_settings(args)
         set_up()
         for seed in range(args.seeds):  # all models with one seed, before the next
             for name in args.models.split(","):
@@ -182,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(lambda: measure(arguments())))
