@@ -56,7 +56,9 @@ def init_state(
     key = jax.random.key(seed)
     where = _placed(jax.eval_shape(init, key, model), mesh, offload)
     if model is not None and jax.process_count() == 1:  # it may lie on other devices
-        model = jax.device_put(model, where.model)
+        # As leaves: the model may have been made to compute in another dtype.
+        leaves = jax.device_put(jax.tree.leaves(model), jax.tree.leaves(where.model))
+        model = _with_leaves_of(model, leaves)
     return jax.jit(init, out_shardings=where)(key, model), where
 
 
@@ -159,12 +161,12 @@ def from_flat_arrays(arrays: dict[str, Any], like: TrainState) -> TrainState:
 
 
 def _with_plain_key(state: TrainState) -> TrainState:
-    key = state.key
+    key: Any = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
-        return dataclasses.replace(
-            state, key=shaped(jax.eval_shape(jax.random.key_data, key), key.sharding)
-        )
-    return dataclasses.replace(state, key=jax.random.key_data(key))
+        plain: Any = shaped(jax.eval_shape(jax.random.key_data, key), key.sharding)
+    else:
+        plain = jax.random.key_data(key)
+    return dataclasses.replace(state, key=plain)
 
 
 def _name(path) -> str:
