@@ -46,11 +46,14 @@ class Scale:
         return bases.get(name)(**self.sizes | fields, dtype=dtype)
 
     def batches(self, n: int, rows: int | None = None) -> list[Batch]:
-        """n different batches [B, T], whose targets are the inputs of the next place."""
+        """n different batches [B, T] of four documents a row, the last of them a short one.
+
+        The targets are the inputs of the next place.
+        """
         shape = (n, rows or self.rows, self.length + 1)
         # Few words of uneven frequency, so that there is something to learn in a few steps.
         tokens = np.random.default_rng(0).zipf(1.5, shape) % self.vocabulary
-        return [packed(rows.astype(np.int32)) for rows in tokens]
+        return [packed(rows.astype(np.int32), self.length // 3) for rows in tokens]
 
 
 _TINY = {"vocab_size": 64, "d_model": 32, "n_layers": 1, "n_heads": 2, "d_mlp": 64}

@@ -12,13 +12,23 @@ from validation_scale import SCALES, one_device
 from validation_training import trained
 
 from psann_jax import bases
+from psann_jax.model import LM
+from psann_jax.nn import wave
+from psann_jax.ops import attention
 
 SCALE = dataclasses.replace(SCALES["tiny"], bases=("waveresnet",))
 DTYPES = ("float32", *SCALE.dtypes)
 
 
+def test_rows_hold_several_documents():
+    batch = SCALE.batches(1)[0]
+    assert batch.segments.max() == 4
+    assert ((batch.positions == 0).sum(1) == 4).all()
+
+
 def test_gradients_of_a_fresh_model_pass():
-    assert forward_and_backward(SCALE)["passed"]
+    result = forward_and_backward(SCALE)
+    assert result["passed"], result
 
 
 def test_a_fresh_model_far_from_ln_v_fails(monkeypatch):
@@ -29,6 +39,45 @@ def test_a_fresh_model_far_from_ln_v_fails(monkeypatch):
 
     monkeypatch.setattr(validation_precision, "fresh_model", sure)
     assert not forward_and_backward(SCALE)["passed"]
+
+
+@pytest.fixture
+def traced_anew():
+    """Functions compiled before are not those of a patched model, nor the other way round."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def _blind_attention(monkeypatch):
+    whole = attention.attention
+    blind = lambda *qkv, segments, **rest: whole(*qkv, **rest)  # noqa: E731
+    monkeypatch.setattr(attention, "attention", blind)
+
+
+def _blind_convolution(monkeypatch):
+    whole = wave.causal_conv
+    blind = lambda *given, positions, **rest: whole(*given, positions=None, **rest)  # noqa: E731
+    monkeypatch.setattr(wave, "causal_conv", blind)
+
+
+def _gradient_that_leaks(monkeypatch):
+    whole = LM.features
+
+    def features(model, *given):
+        x, states = whole(model, *given)
+        mean = x.mean(axis=1, keepdims=True)
+        return x + (mean - jax.lax.stop_gradient(mean)), states
+
+    monkeypatch.setattr(LM, "features", features)
+
+
+@pytest.mark.parametrize("broken", [_blind_attention, _blind_convolution, _gradient_that_leaks])
+def test_documents_that_see_each_other_fail(broken, traced_anew, monkeypatch):
+    broken(monkeypatch)
+    result = forward_and_backward(dataclasses.replace(SCALE, dtypes=()))
+    assert not result["passed"]
+    assert result["numbers"]["waveresnet"]["leaks"]["float32"] > 0.01
 
 
 @pytest.fixture(scope="module")
