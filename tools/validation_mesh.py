@@ -16,7 +16,7 @@ _BOUNDS = {"loss": 1e-5, "grad_norm": 1e-5, "weights": 1e-3}
 
 
 def data_parallel(scale: Scale) -> Result:
-    """Data parallel: several devices with rows of their own train as one device does."""
+    """Data parallel: several devices, with rows of their own, train as one device does."""
     return _parity(scale, data=jax.device_count(), fsdp=1)
 
 
@@ -32,15 +32,29 @@ def _parity(scale: Scale, *, data: int, fsdp: int) -> Result:
         base = scale.base(name)
         model = fresh_model(base)
         one, many = (trained(base, model, where, batches) for where in (one_device(), mesh))
-        numbers[name] = row = apart(one, many) | {"held": many.held}
-        spread = many.held <= (1 + 1 / fsdp) / 2  # norms are whole on every device
-        if not (spread and all(row[of] < bound for of, bound in _BOUNDS.items())):  # nan is not
+        numbers[name] = row = apart(one, many) | {
+            "held": many.held,
+            "parts": many.parts,
+            "flops": many.flops / one.flops,
+        }
+        spread = all(share <= _most(fsdp) for share in many.held.values())
+        split = many.parts == mesh.size and row["flops"] <= _most(mesh.size)
+        alike = all(row[of] < bound for of, bound in _BOUNDS.items())  # nan is not
+        if not (spread and split and alike):
             bad.append(name)
     worst = {of: np.max([row[of] for row in numbers.values()]) for of in _BOUNDS}
     said = ", ".join(f"{of} {number:.1e}" for of, number in worst.items())
     return verdict(
         not bad, f"{mesh.size} devices, apart at most: {said}; bad: {bad or 'none'}", **numbers
     )
+
+
+def _most(ways: int) -> float:
+    """The most of what is spread over `ways` devices that one of them has: a quarter is whole.
+
+    Norms are whole on every device, and so is the update of weights that are.
+    """
+    return (1 + 3 / ways) / 4
 
 
 def apart(one: Course, many: Course) -> dict[str, float]:

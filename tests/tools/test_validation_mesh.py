@@ -54,6 +54,12 @@ def verdict(model, once, monkeypatch):
     return of
 
 
+def failed(result):
+    """The numbers of a step that has to have failed."""
+    assert not result["passed"], result
+    return result["numbers"]["waveresnet"]
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_several_devices_that_train_as_one_does_pass(step, verdict):
     result = verdict(step)
@@ -77,11 +83,52 @@ def test_parity_fails_with(change, once, verdict):
     assert not verdict(data_parallel, lambda *given: change(once(*given)))["passed"]
 
 
-def test_fsdp_fails_with_whole_weights_on_every_device(once, verdict):
+@pytest.mark.parametrize("what", ["weights", "moments"])
+def test_fsdp_fails_with_whole(what, once, verdict):
     def whole(*given):
-        return dataclasses.replace(once(*given), held=1.0)
+        course = once(*given)
+        return dataclasses.replace(course, held=course.held | {what: 1.0})
 
     assert not verdict(fsdp, whole)["passed"]
+
+
+def test_moments_kept_whole_on_every_device_fail(verdict, monkeypatch):
+    made = validation_training.init_state
+
+    def init_state(*given, **options):
+        state, where = made(*given, **options)
+        mesh = jax.tree.leaves(where.model)[0].mesh
+        everywhere = jax.tree.map(lambda _: sharding.whole(mesh), where.opt_state)
+        moments = jax.device_put(state.opt_state, everywhere)
+        return (
+            dataclasses.replace(state, opt_state=moments),
+            dataclasses.replace(where, opt_state=everywhere),
+        )
+
+    monkeypatch.setattr(validation_training, "init_state", init_state)
+    held = failed(verdict(fsdp, trained))["held"]
+    assert held["weights"] < 0.3 and held["moments"] == 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_rows_that_every_device_has_fail(step, verdict, monkeypatch):
+    monkeypatch.setitem(sharding.RULES, "batch", None)
+    row = failed(verdict(step, trained))
+    assert row["parts"] == 1 and row["flops"] > 0.4  # XLA may split more than it is told
+
+
+def test_rows_that_are_gathered_before_the_model_fail(verdict, monkeypatch):
+    whole = train_steps.carried_loss
+
+    def gathered(model, rows, *args, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sharding.RULES, "batch", None)
+            rows = jax.tree.map(lambda a: sharding.constrain(a, None, None), rows)
+            return whole(model, rows, *args, **options)
+
+    monkeypatch.setattr(train_steps, "carried_loss", gathered)
+    row = failed(verdict(data_parallel, trained))
+    assert row["parts"] == jax.device_count() and row["flops"] > 0.5
 
 
 def test_gradients_scaled_on_several_devices_fail(verdict, monkeypatch):
