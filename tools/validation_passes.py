@@ -20,7 +20,7 @@ class Pass:
 
     Attributes:
       loss: nats a token.
-      features: [B, T, D] float32, of each token, that the head reads.
+      features: [B, T, D] of each token, that the head reads.
       grads: by name, float32, of the nats of all tokens.
     """
 
@@ -37,7 +37,7 @@ def passed(base: Base, model: LM, batch: Batch) -> Pass:
     with jax.default_matmul_precision("highest" if base.dtype == "float32" else "default"):
         (nats, features), grads = _nats_and_grads(trainable(model), model, batch)
     arrays = {name: np.asarray(g, np.float32) for name, g in named_arrays(grads).items()}
-    return Pass(float(nats) / batch.weights.sum(), np.asarray(features, np.float32), arrays)
+    return Pass(float(nats) / batch.weights.sum(), np.asarray(features), arrays)
 
 
 @jax.jit
@@ -48,6 +48,18 @@ def _nats_and_grads(weights: Any, model: LM, batch: Batch):
         return linear_cross_entropy(x, whole.head_kernel(), batch.targets, batch.weights), x
 
     return jax.value_and_grad(nats, has_aux=True)(weights)
+
+
+def beside(a: Pass, exact: Pass) -> dict[str, Any]:
+    """How far a pass is from the exact one: over all features, at the worst token, in gradients."""
+    tokens = exact.features.reshape(-1, exact.features.shape[-1])
+    each = map(distance, a.features.reshape(tokens.shape), tokens)
+    return {
+        "features_in": str(a.features.dtype),
+        "features_off": distance(a.features, exact.features),
+        "token_off": float(np.max(list(each))),  # nan stays
+        "gradient_off": float(np.max([distance(a.grads[k], exact.grads[k]) for k in a.grads])),
+    }
 
 
 def leak(base: Base, model: LM, batch: Batch) -> float:
@@ -67,7 +79,7 @@ def leak(base: Base, model: LM, batch: Batch) -> float:
 
 def distance(a: np.ndarray, exact: np.ndarray) -> float:
     """How far an array is from the exact one, as a share of its size; nan where either is."""
+    a, exact = (np.asarray(x, np.float64).ravel() for x in (a, exact))
     with np.errstate(invalid="ignore"):
-        off = np.linalg.norm((a - exact).astype(np.float64).ravel())
-        size = np.linalg.norm(exact.astype(np.float64).ravel())
-    return float(off / max(size, np.finfo(np.float32).tiny))
+        off = np.linalg.norm(a - exact)
+    return float(off / max(np.linalg.norm(exact), np.finfo(np.float32).tiny))

@@ -48,12 +48,16 @@ class Scale:
     def batches(self, n: int, rows: int | None = None) -> list[Batch]:
         """n different batches [B, T] of four documents a row, the last of them a short one.
 
-        The targets are the inputs of the next place.
+        The targets are the inputs of the next place. The second half of a document repeats the
+        first, so that what a token sees in the past tells what comes.
         """
         shape = (n, rows or self.rows, self.length + 1)
         # Few words of uneven frequency, so that there is something to learn in a few steps.
         tokens = np.random.default_rng(0).zipf(1.5, shape) % self.vocabulary
-        return [packed(rows.astype(np.int32), self.length // 3) for rows in tokens]
+        document, place = self.length // 3, np.arange(self.length + 1)
+        half = document // 2
+        tokens = tokens[..., np.where(place % document < half, place, place - half)]
+        return [packed(rows.astype(np.int32), document) for rows in tokens]
 
 
 _TINY = {"vocab_size": 64, "d_model": 32, "n_layers": 1, "n_heads": 2, "d_mlp": 64}

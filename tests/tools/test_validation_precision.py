@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from trainer import fresh_model
+from validation_passes import passed
 import validation_precision
 from validation_precision import forward_and_backward, half_precision
 from validation_scale import SCALES, one_device
@@ -81,27 +82,47 @@ def test_documents_that_see_each_other_fail(broken, traced_anew, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def courses():
+def model():
+    return fresh_model(SCALE.base("waveresnet"))
+
+
+@pytest.fixture(scope="module")
+def courses(model):
     """What training does in each dtype."""
-    model, data = fresh_model(SCALE.base("waveresnet")), SCALE.batches(SCALE.steps)
+    data = SCALE.batches(SCALE.steps)
     return {d: trained(SCALE.base("waveresnet", d), model, one_device(), data) for d in DTYPES}
 
 
-@pytest.fixture
-def verdict(courses, monkeypatch):
-    """verdict(change, bases): of the courses, each changed as change(base, course) says."""
+@pytest.fixture(scope="module")
+def passes(model):
+    """What a pass gives in each dtype."""
+    batch = SCALE.batches(1)[0]
+    return {d: passed(SCALE.base("waveresnet", d), model, batch) for d in DTYPES}
 
-    def of(change, names=SCALE.bases):
-        replayed = lambda base, model, mesh, data: change(base, courses[base.dtype])  # noqa: E731
-        monkeypatch.setattr(validation_precision, "trained", replayed)
-        monkeypatch.setattr(validation_precision, "fresh_model", lambda base: None)
+
+@pytest.fixture
+def verdict(courses, passes, monkeypatch):
+    """verdict(change, bases, on_pass): what is changed is a function of (base, it)."""
+
+    def of(change=_as_it_is, names=SCALE.bases, on_pass=_as_it_is):
+        replay = {
+            "trained": lambda base, *_: change(base, courses[base.dtype]),
+            "passed": lambda base, *_: on_pass(base, passes[base.dtype]),
+            "fresh_model": lambda base: None,
+        }
+        for name, function in replay.items():
+            monkeypatch.setattr(validation_precision, name, function)
         return half_precision(dataclasses.replace(SCALE, bases=names))
 
     return of
 
 
+def _as_it_is(base, found):
+    return found
+
+
 def test_half_precision_that_learns_as_float32_does_passes(verdict):
-    result = verdict(lambda base, course: course)
+    result = verdict()
     assert result["passed"], result
 
 
@@ -143,3 +164,74 @@ def test_nan_in_the_second_base_alone_fails(verdict):
         return dataclasses.replace(course, losses=course.losses * np.nan) if second else course
 
     assert not verdict(change, ("waveresnet", "transformer"))["passed"]
+
+
+def _rounded_at_the_end(passes):
+    def change(base, found):
+        exact = passes["float32"]
+        return dataclasses.replace(found, features=exact.features.astype(found.features.dtype))
+
+    return change
+
+
+OTHER = {"float32": "float32", "bfloat16": "float16", "float16": "bfloat16"}
+WRONG_PASSES = {
+    "a dtype that is ignored": lambda passes: lambda base, _: passes["float32"],
+    "another half precision": lambda passes: lambda base, _: passes[OTHER[base.dtype]],
+    "features that are rounded at the end": _rounded_at_the_end,
+    "one wrong gradient": lambda passes: _only_in_half(grads=_with_one_doubled),
+    "one wrong token": lambda passes: _only_in_half(features=_with_one_turned),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PASSES.values(), ids=WRONG_PASSES)
+def test_half_precision_computes_wrongly_with(wrong, passes, verdict):
+    assert not verdict(on_pass=wrong(passes))["passed"]
+
+
+def _only_in_half(**fields):
+    changes = [_only(dtype, **fields) for dtype in SCALE.dtypes]
+    return lambda base, found: changes[1](base, changes[0](base, found))
+
+
+def _with_one_doubled(grads):
+    return grads | {name: 2 * g for name, g in list(grads.items())[:1]}
+
+
+def _with_one_turned(features):
+    turned = features.copy()
+    turned[-1, -1] *= -1
+    return turned
+
+
+def _not_causal(q, k, v, segments, **rest):
+    return attention.masked_attention(q, k, v, segments[:, :, None] == segments[:, None, :])
+
+
+def _not_scaled(q, k, v, segments, **rest):
+    place = np.broadcast_to(np.arange(q.shape[1]), segments.shape)
+    mask = attention.visible(segments, segments, place, place)
+    return attention.masked_attention(q * q.shape[-1] ** 0.5, k, v, mask)
+
+
+def _blind_to_itself(q, k, v, segments, **rest):
+    place = np.broadcast_to(np.arange(q.shape[1]), segments.shape)
+    first = (place[:, :, None] == 0) & (place[:, None, :] == 0)
+    mask = attention.visible(segments, segments, place - 1, place) | first
+    return attention.masked_attention(q, k, v, mask)
+
+
+@pytest.mark.parametrize("wrong", [_not_causal, _not_scaled, _blind_to_itself])
+def test_attention_that_is_wrong_in_half_precision_fails(
+    wrong, model, passes, verdict, traced_anew, monkeypatch
+):
+    whole, batch = attention.attention, SCALE.batches(1)[0]
+
+    def attend(q, *given, **rest):
+        return (whole if q.dtype == np.float32 else wrong)(q, *given, **rest)
+
+    monkeypatch.setattr(attention, "attention", attend)
+    only = "bfloat16"
+    found = passed(SCALE.base("waveresnet", only), model, batch)
+    result = verdict(on_pass=lambda base, old: found if base.dtype == only else old)
+    assert result["said"].endswith("bad: ['waveresnet bfloat16 pass']")
