@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from trainer import fresh_model
+import validation_sampling as sampling
 from validation_scale import Result, Scale, verdict
 
 from psann_jax.infer.decode import generate
@@ -14,10 +15,16 @@ from psann_jax.model import LM
 
 _PROMPTS = [[1, 5, 9], [2], list(range(10, 17))]
 _NEW = 8
+_TIMES = 256  # draws at once from a prompt
+_NEARLY_ALL = 1 - 2**-24  # a top_p that keeps all that is ever drawn, and is one all the same
 
 
 def generation(scale: Scale) -> Result:
-    """Generation: the cache changes no token, top-k 1 and a small top-p are greedy, EOS ends."""
+    """Generation: the cache changes no token, top-k and top-p draw from their sets, EOS ends.
+
+    k = 1 and a small p are greedy. With k = 3 and with p = 0.5, all that is drawn is in the set
+    that the logits without a cache give, and all of that set is drawn.
+    """
     wrong = [f"{name}: {fault}" for name in scale.bases for fault in _faults(scale, name)]
     said = "; ".join(wrong) or f"{len(scale.bases)} bases, prompts of 1 to 7 tokens"
     return verdict(not wrong, said)
@@ -41,7 +48,25 @@ def _faults(scale: Scale, name: str) -> list[str]:
     drawn = generated(sampling=Sampling(temperature=2.0, top_k=every, seed=3))
     if drawn == greedy or any(not 0 <= t < scale.vocabulary for row in drawn for t in row):
         wrong.append("drawing is not drawing")
-    return wrong
+    return wrong + _faults_of_sets(model, every)
+
+
+def _faults_of_sets(model: LM, every: int) -> list[str]:
+    """What is wrong with the tokens that top-k and top-p draw after each prompt, by many draws."""
+    wrong, told = {}, set()
+    for prompt, logits in zip(_PROMPTS, _next_logits(model, _PROMPTS), strict=True):
+        t = sampling.temperature(logits)
+        ways = {  # both filters, so that one program does
+            f"top_k={sampling.K}": (sampling.most_likely, (sampling.K, _NEARLY_ALL)),
+            f"top_p={sampling.P}": (sampling.nucleus, (every, sampling.P)),
+        }
+        for way, (left, (top_k, top_p)) in ways.items():
+            draws = Sampling(temperature=t, top_k=top_k, top_p=top_p)
+            rows = generate(model, [prompt] * _TIMES, max_new_tokens=1, sampling=draws)
+            drawn, kept = [row[0] for row in rows], left(logits / t)
+            wrong |= {f"{way} {fault}": prompt for fault in sampling.faults(kept, drawn)}
+            told |= {way} if sampling.told(kept, _TIMES) else set()
+    return [*wrong, *(f"no prompt tells what {way} draws" for way in ways.keys() - told)]
 
 
 def _until(row: list[int], end: int) -> int:
@@ -50,15 +75,27 @@ def _until(row: list[int], end: int) -> int:
 
 def _without_cache(model: LM, prompts: list[list[int]], n: int) -> list[list[int]]:
     """Greedy continuations of n tokens, each from a pass over the whole of its row."""
-    lengths = np.array([len(prompt) for prompt in prompts])
-    tokens = np.zeros((len(prompts), max(lengths) + n), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt  # causal: what stands behind changes nothing
+    tokens, lengths = _padded(prompts, n)
     each = np.arange(len(prompts))
     for ends in lengths + np.arange(n)[:, None]:
         logits = np.asarray(_logits(model, jnp.asarray(tokens)))  # [B, T, V]
         tokens[each, ends] = logits[each, ends - 1].argmax(-1)
     return [row[length : length + n].tolist() for row, length in zip(tokens, lengths, strict=True)]
+
+
+def _next_logits(model: LM, prompts: list[list[int]]) -> np.ndarray:
+    """Of the token after each prompt, without a cache, [B, V]."""
+    tokens, lengths = _padded(prompts, _NEW)  # the shape that is compiled already
+    return np.asarray(_logits(model, jnp.asarray(tokens)))[np.arange(len(prompts)), lengths - 1]
+
+
+def _padded(prompts: list[list[int]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts with room for n tokens, [B, T], and their lengths."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    tokens = np.zeros((len(prompts), max(lengths) + n), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt  # causal: what stands behind changes nothing
+    return tokens, lengths
 
 
 @jax.jit
