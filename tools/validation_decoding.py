@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from trainer import fresh_model
 import validation_sampling as sampling
-from validation_scale import Result, Scale, verdict
+from validation_scale import Result, Scale, stirred, verdict
 
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
@@ -31,7 +31,7 @@ def generation(scale: Scale) -> Result:
 
 
 def _faults(scale: Scale, name: str) -> list[str]:
-    model, wrong = fresh_model(scale.base(name)), []
+    model, wrong = stirred(fresh_model(scale.base(name))), []
     generated = functools.partial(generate, model, _PROMPTS, max_new_tokens=_NEW)
     greedy = generated(sampling=Sampling(temperature=0.0))
     if greedy != _without_cache(model, _PROMPTS, _NEW):

@@ -8,11 +8,11 @@ from validation_training import Course, trained
 
 from psann_jax import sharding
 
-# Sums are taken in another order, and nothing else differs. On a CPU losses part by 2e-6, norms
-# by 6e-7, weights by 1e-5 of the way they went; the rest is for an accelerator's more steps. Adam
+# Sums are taken in another order, and nothing else differs. On a CPU losses part by 6e-6, norms
+# by 1e-6, weights by 7e-5 of the way they went; the rest is for an accelerator's more steps. Adam
 # and clipping hide a gradient that is wrong by a factor from losses and weights; its norm, before
 # clipping, does not.
-_BOUNDS = {"loss": 1e-5, "grad_norm": 1e-5, "weights": 1e-3}
+_BOUNDS = {"loss": 3e-5, "grad_norm": 1e-5, "weights": 1e-3}
 
 
 def data_parallel(scale: Scale) -> Result:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from trainer import fresh_model
 from validation_passes import Pass, beside, leak, passed
-from validation_scale import Result, Scale, one_device, verdict
+from validation_scale import Result, Scale, one_device, stirred, verdict
 from validation_training import TRIES, Course, trained
 
 # On a CPU nothing at all leaks, in any dtype; a GPU adds up the gradient of a table in any order.
@@ -17,9 +17,11 @@ _LEAK = 1e-5
 _LOSS_OFF = 0.01
 _NORM_OFF = 0.05
 _LEAST_FALL = 0.2  # nats
-# Of a pass: the features of the worst token and the worst gradient, beside those of float32. Over
-# all bases a CPU gives 0.029 and 0.006 at most; attention that is wrong gives a token 0.7 or more.
+# Of a pass: the features of the worst token and the worst gradient, beside those of float32. A CPU
+# gives 0.013 and 0.002 at most; attention that is wrong gives a token 0.7 or more. Of a recurrent
+# base, whose states pass a norm that makes small ones large, it gives 0.25 and 0.05.
 _MOST_OFF = {"bfloat16": 0.12, "float16": 0.03}
+_RECURRENT = 5  # times as much
 # Of all features: computed in float32 and rounded at the end they would be off by 0.0017 and
 # 0.0002, and they are by 0.006 and 0.0008 or more.
 _LEAST_OFF = {"bfloat16": 2.2e-3, "float16": 2.8e-4}
@@ -34,11 +36,11 @@ def forward_and_backward(scale: Scale) -> Result:
     """
     numbers, bad, batch = {}, [], scale.batches(1)[0]
     for name in scale.bases:
-        model = fresh_model(scale.base(name))
+        model = stirred(fresh_model(scale.base(name)))
         numbers[name] = row = _of_gradients(passed(scale.base(name), model, batch))
         row["off_ln_v"] = row["loss"] - math.log(scale.vocabulary)
-        leaks = {d: leak(scale.base(name, d), model, batch) for d in ("float32", *scale.dtypes)}
-        row["leaks"] = leaks
+        dtypes = ("float32", *(scale.dtypes if name in scale.in_full else ()))
+        row["leaks"] = leaks = {d: leak(scale.base(name, d), model, batch) for d in dtypes}
         there = row["finite"] and row["gradients_there"] == 1 and abs(row["off_ln_v"]) < 1
         if not (there and all(leaked <= _LEAK for leaked in leaks.values())):  # nan is not
             bad.append(name)
@@ -64,8 +66,8 @@ def half_precision(scale: Scale) -> Result:
     float32, and not the same. In training, every loss is within 1 %.
     """
     data, numbers, bad = scale.batches(scale.steps), {}, []
-    for name in scale.bases:
-        base, model = scale.base(name), fresh_model(scale.base(name))
+    for name in scale.in_full:
+        base, model = scale.base(name), stirred(fresh_model(scale.base(name)))
         exact, course = passed(base, model, data[0]), trained(base, model, one_device(), data)
         numbers[name] = rows = {"float32": _beside(course, course)}
         for dtype in scale.dtypes:
@@ -73,7 +75,8 @@ def half_precision(scale: Scale) -> Result:
             row = _beside(trained(half, model, one_device(), data), course)
             rows[dtype] = row | beside(passed(half, model, data[0]), exact)
         bad += [f"{name} {d}" for d, row in rows.items() if not _learns_alike(d, row)]
-        bad += [f"{name} {d} pass" for d in scale.dtypes if not _computes_alike(d, rows[d])]
+        times = _RECURRENT if base.recurrent else 1
+        bad += [f"{name} {d} pass" for d in scale.dtypes if not _computes_alike(d, rows[d], times)]
     token, off, fell = (
         [row[which] for rows in numbers.values() for row in rows.values() if which in row]
         for which in ("token_off", "loss_off", "fell")
@@ -83,12 +86,13 @@ def half_precision(scale: Scale) -> Result:
     return verdict(not bad, said, **numbers)
 
 
-def _computes_alike(dtype: str, row: dict[str, Any]) -> bool:
+def _computes_alike(dtype: str, row: dict[str, Any], times: int) -> bool:
+    most = times * _MOST_OFF[dtype]
     return (  # nan is not
         row["features_in"] == dtype
         and row["features_off"] >= _LEAST_OFF[dtype]
-        and row["token_off"] <= _MOST_OFF[dtype]
-        and row["gradient_off"] <= _MOST_OFF[dtype]
+        and row["token_off"] <= most
+        and row["gradient_off"] <= most
     )
 
 

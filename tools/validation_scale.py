@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from trainer import packed
 
@@ -12,7 +13,8 @@ from psann_jax.bases import Base
 from psann_jax.seq import Batch
 
 Result = dict[str, Any]
-BASES = ("waveresnet", "respsann", "sgrpsann", "geosparse", "transformer")
+RECURRENT = ("groundthink", "rwkv6", "mamba2")
+BASES = ("waveresnet", "respsann", "sgrpsann", "geosparse", "transformer", *RECURRENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Scale:
       steps: of a training.
       dtypes: compared with float32.
       bases: by name.
+      in_float32: bases that are run in float32 alone and not timed, where time is short.
     """
 
     sizes: dict[str, int]
@@ -37,10 +40,16 @@ class Scale:
     steps: int = 5
     dtypes: tuple[str, ...] = ("bfloat16", "float16")
     bases: tuple[str, ...] = BASES
+    in_float32: tuple[str, ...] = RECURRENT
 
     @property
     def vocabulary(self) -> int:
         return self.sizes["vocab_size"]
+
+    @property
+    def in_full(self) -> tuple[str, ...]:
+        """The bases that are also run in half precision, and timed."""
+        return tuple(name for name in self.bases if name not in self.in_float32)
 
     def base(self, name: str, dtype: str = "float32", **fields: Any) -> Base:
         return bases.get(name)(**self.sizes | fields, dtype=dtype)
@@ -60,13 +69,30 @@ class Scale:
         return [packed(rows.astype(np.int32), document) for rows in tokens]
 
 
+def stirred(model: Any) -> Any:
+    """The model with weights drawn where all are zero: behind those, nothing would be tested.
+
+    So begin matrices that end a mixer, whose layer then hides what is wrong before them.
+    """
+    rng = np.random.default_rng(0)
+
+    def drawn(a: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating) or np.any(np.asarray(a)):
+            return a
+        return jnp.asarray(rng.normal(0, a.shape[-1] ** -0.5, a.shape), a.dtype)
+
+    return jax.tree.map(drawn, model)
+
+
 _TINY = {"vocab_size": 64, "d_model": 32, "n_layers": 1, "n_heads": 2, "d_mlp": 64}
 _CPU = {"vocab_size": 512, "d_model": 64, "n_layers": 2, "n_heads": 4, "d_mlp": 256}
 _FULL = {"vocab_size": 32_768, "d_model": 512, "n_layers": 8, "n_heads": 8, "d_mlp": 2048}
 SCALES = {
     "tiny": Scale(_TINY, 8, 32, (256,), steps=3),
     "cpu": Scale(_CPU, 8, 128, (1024, 4096)),
-    "accelerator": Scale(_FULL, 32, 1024, (65_536, 131_072, 262_144), "bfloat16", steps=10),
+    "accelerator": Scale(
+        _FULL, 32, 1024, (65_536, 131_072, 262_144), "bfloat16", steps=10, in_float32=()
+    ),
 }
 
 

@@ -31,7 +31,7 @@ def throughput(scale: Scale) -> Result:
     while it is timed.
     """
     numbers, wrong = {}, []
-    for name in scale.bases:
+    for name in scale.in_full:
         batches = {
             tokens: scale.batches(1, rows=max(1, tokens // scale.length))[0]
             for tokens in scale.batch_tokens

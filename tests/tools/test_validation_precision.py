@@ -9,12 +9,12 @@ from trainer import fresh_model
 from validation_passes import passed
 import validation_precision
 from validation_precision import forward_and_backward, half_precision
-from validation_scale import SCALES, one_device
+from validation_scale import SCALES, one_device, stirred
 from validation_training import trained
 
 from psann_jax import bases
 from psann_jax.model import LM
-from psann_jax.nn import wave
+from psann_jax.nn import mamba2, rwkv6, wave
 from psann_jax.ops import attention
 
 SCALE = dataclasses.replace(SCALES["tiny"], bases=("waveresnet",))
@@ -79,6 +79,24 @@ def test_documents_that_see_each_other_fail(broken, traced_anew, monkeypatch):
     result = forward_and_backward(dataclasses.replace(SCALE, dtypes=()))
     assert not result["passed"]
     assert result["numbers"]["waveresnet"]["leaks"]["float32"] > 0.01
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("rwkv6", "wkv6"), ("mamba2", "ssd")])
+def test_a_state_that_is_carried_into_the_next_document_fails(
+    name, kernel, traced_anew, monkeypatch
+):
+    module = {"rwkv6": rwkv6, "mamba2": mamba2}[name]
+    whole = getattr(module, kernel)
+    monkeypatch.setattr(module, kernel, lambda *given: whole(*given[:-1], None))
+    result = forward_and_backward(dataclasses.replace(SCALE, bases=(name,)))
+    assert not result["passed"]
+    assert result["numbers"][name]["leaks"]["float32"] > 0.01
+
+
+def test_a_stirred_model_has_no_weights_that_are_all_zero():
+    whole = fresh_model(SCALE.base("rwkv6"))
+    assert not all(np.any(a) for a in jax.tree.leaves(whole))
+    assert all(np.any(a) for a in jax.tree.leaves(stirred(whole)))
 
 
 @pytest.fixture(scope="module")
