@@ -25,7 +25,7 @@ class Scale:
       sizes: fields of every base.
       rows, length: of a batch [B, T].
       batch_tokens: B * T of the throughput, rising.
-      speed_dtype: of the throughput.
+      speed_dtype: of the throughput; training is compared in it and in float32.
       steps: of a training.
       dtypes: compared with float32.
       bases: by name.
@@ -50,6 +50,11 @@ class Scale:
     def in_full(self) -> tuple[str, ...]:
         """The bases that are also run in half precision, and timed."""
         return tuple(name for name in self.bases if name not in self.in_float32)
+
+    @property
+    def training_dtypes(self) -> tuple[str, ...]:
+        """On an accelerator another than float32 too, in which attention is a fused kernel."""
+        return tuple(dict.fromkeys(("float32", self.speed_dtype)))
 
     def base(self, name: str, dtype: str = "float32", **fields: Any) -> Base:
         return bases.get(name)(**self.sizes | fields, dtype=dtype)

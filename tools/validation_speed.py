@@ -18,6 +18,9 @@ from psann_jax.train import step as train_steps
 from psann_jax.train.feed import on_mesh
 
 _TURNS = 5
+# Of four steps. What is computed again is fused in another way, so that in bfloat16 other numbers
+# are rounded: on a CPU losses part by 5e-5.
+_LOSS_OFF = {"float32": 1e-4, "bfloat16": 2e-3}
 Speeds = dict[str, float]  # tokens a second
 
 
@@ -105,14 +108,29 @@ def _compilations() -> Iterator[list[str]]:
 
 def checkpointing(scale: Scale) -> Result:
     """Activation checkpointing: the same loss, and less memory between the passes."""
-    batch = scale.batches(1)[0]
-    deep = dataclasses.replace(scale, sizes=scale.sizes | {"n_layers": 2 * scale.sizes["n_layers"]})
+    numbers, said, passed = {}, [], True
+    for dtype in scale.training_dtypes:
+        rows = _recomputed(scale, dtype)
+        numbers |= {f"{remat} {dtype}": row for remat, row in rows.items()}
+        none, dots, full = rows.values()
+        off = max(abs(row["loss"] / none["loss"] - 1) for row in (dots, full))
+        less = full["program_bytes"] < dots["program_bytes"] < none["program_bytes"]
+        passed &= off < _LOSS_OFF[dtype] and less  # nan is not
+        share, times = (full[of] / none[of] for of in ("program_bytes", "seconds"))
+        said.append(f"full: {share:.0%} of the memory in {times:.2f} x the time, {dtype}")
+    return verdict(passed, "; ".join(said), **numbers)
+
+
+def _recomputed(scale: Scale, dtype: str) -> dict[str, dict[str, float]]:
+    """Memory, seconds and loss of a train step by what it computes again, from none to full."""
+    batch, deep = scale.batches(1)[0], {"n_layers": 2 * scale.sizes["n_layers"]}
+    scale = dataclasses.replace(scale, sizes=scale.sizes | deep)
     trainers = {
-        remat: Trainer(deep.base("waveresnet", remat=remat, scan_layers=True), batch)
+        remat: Trainer(scale.base("waveresnet", dtype, remat=remat, scan_layers=True), batch)
         for remat in ("none", "dots", "full")
     }
     seconds = take_turns({remat: timed(t.step) for remat, t in trainers.items()}, 3, warmup=1)
-    numbers = {
+    return {
         remat: {
             "program_bytes": program_bytes(trainer.program),
             "seconds": min(seconds[remat]),
@@ -120,9 +138,3 @@ def checkpointing(scale: Scale) -> Result:
         }
         for remat, trainer in trainers.items()
     }
-    none, dots, full = numbers.values()
-    same = all(abs(row["loss"] - none["loss"]) < 1e-4 * abs(none["loss"]) for row in (dots, full))
-    less = full["program_bytes"] < dots["program_bytes"] < none["program_bytes"]
-    share, times = (full[of] / none[of] for of in ("program_bytes", "seconds"))
-    said = f"full: {share:.0%} of the memory in {times:.2f} x the time"
-    return verdict(same and less, said, **numbers)

@@ -27,11 +27,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def once():
-    """`trained`, done once for each shape of the mesh."""
+    """`trained`, done once for each shape of the mesh and dtype."""
     courses = {}
 
     def train(base, model, mesh, data):
-        where = str(dict(mesh.shape))
+        where = base.dtype, str(dict(mesh.shape))
         if where not in courses:
             courses[where] = trained(base, model, mesh, data)
         return courses[where]
@@ -43,13 +43,13 @@ def once():
 def verdict(model, once, monkeypatch):
     """verdict(step, several): where trained = several on more than one device."""
 
-    def of(step, several=once):
+    def of(step, several=once, scale=SCALE):
         def train(base, model, mesh, data):
             return (once if mesh.size == 1 else several)(base, model, mesh, data)
 
         monkeypatch.setattr(validation_mesh, "trained", train)
         monkeypatch.setattr(validation_mesh, "fresh_model", lambda base: model)
-        return step(SCALE)
+        return step(scale)
 
     return of
 
@@ -57,13 +57,27 @@ def verdict(model, once, monkeypatch):
 def failed(result):
     """The numbers of a step that has to have failed."""
     assert not result["passed"], result
-    return result["numbers"]["waveresnet"]
+    return result["numbers"]["waveresnet float32"]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_several_devices_that_train_as_one_does_pass(step, verdict):
     result = verdict(step)
     assert result["passed"], result
+
+
+def test_several_devices_train_alike_in_the_dtype_of_speed_too(once, verdict):
+    scale = dataclasses.replace(SCALE, speed_dtype="bfloat16")
+    result = verdict(data_parallel, scale=scale)
+    assert result["passed"], result
+    assert list(result["numbers"]) == ["waveresnet float32", "waveresnet bfloat16"]
+
+    def apart(base, *given):
+        course = once(base, *given)
+        off = 1.05 if base.dtype == "bfloat16" else 1
+        return dataclasses.replace(course, grad_norms=off * course.grad_norms)
+
+    assert "['waveresnet bfloat16']" in verdict(data_parallel, apart, scale)["said"]
 
 
 def _turned(course):
@@ -143,7 +157,7 @@ def test_gradients_scaled_on_several_devices_fail(verdict, monkeypatch):
     monkeypatch.setattr(train_steps, "carried_loss", scaled)
     result = verdict(data_parallel, trained)
     assert not result["passed"]
-    assert result["numbers"]["waveresnet"]["grad_norm"] == pytest.approx(7)
+    assert result["numbers"]["waveresnet float32"]["grad_norm"] == pytest.approx(7)
 
 
 def test_devices_that_all_read_the_same_row_fail(verdict, monkeypatch):

@@ -46,3 +46,10 @@ def test_a_run_fails_that_loses_its(lost, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "restore", restore)
     assert not resuming(SCALE)["passed"]
+
+
+def test_in_the_dtype_of_speed_a_run_without_dropout_goes_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(validation_resuming, "_goes_on", lambda base, _: seen.append(base) or True)
+    assert resuming(dataclasses.replace(SCALE, speed_dtype="bfloat16"))["passed"]
+    assert [(base.dtype, base.dropout) for base in seen] == [("float32", 0.1), ("bfloat16", 0.0)]

@@ -74,10 +74,10 @@ def test_checkpointing_passes():
 
 
 def _stand_ins(monkeypatch, memory, losses):
-    """Trainers of a given memory and loss by what they compute again."""
+    """Trainers of a given memory and loss by what they compute again, or by that and dtype."""
 
     def trainer(base, batch):
-        loss = losses.get(base.remat, 4.0)
+        loss = losses.get((base.remat, base.dtype), losses.get(base.remat, 4.0))
         return SimpleNamespace(program=base.remat, loss=loss, step=lambda: np.float32(loss))
 
     monkeypatch.setattr(validation_speed, "Trainer", trainer)
@@ -102,3 +102,10 @@ def test_checkpointing_passes_with_less_memory_and_the_same_loss(
 ):
     _stand_ins(monkeypatch, memory, losses)
     assert checkpointing(SCALE)["passed"] == passed
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(4.001, True), (4.1, False)])
+def test_checkpointing_is_also_tried_in_the_dtype_of_speed(loss, passed, monkeypatch):
+    _stand_ins(monkeypatch, SPARED, {("full", "bfloat16"): loss})
+    result = checkpointing(dataclasses.replace(SCALE, speed_dtype="bfloat16"))
+    assert (result["passed"], len(result["numbers"])) == (passed, 6)
