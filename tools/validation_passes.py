@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from flax import nnx
 import jax
 import numpy as np
+from validation_scale import computed_as
 
 from psann_jax.bases import Base
 from psann_jax.model import LM, trainable, with_trained
@@ -31,8 +31,7 @@ class Pass:
 
 def passed(base: Base, model: LM, batch: Batch) -> Pass:
     """The pass of a batch [B, T], with the weights of `model` computed as `base` says."""
-    like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
-    model = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
+    model = computed_as(base, model)
     # float32 is float32 also where an accelerator would take its inputs for TF32.
     with jax.default_matmul_precision("highest" if base.dtype == "float32" else "default"):
         (nats, features), grads = _nats_and_grads(trainable(model), model, batch)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from trainer import packed
 
 from psann_jax import bases, sharding
 from psann_jax.bases import Base
+from psann_jax.model import LM
 from psann_jax.seq import Batch
 
 Result = dict[str, Any]
@@ -74,7 +76,13 @@ class Scale:
         return [packed(rows.astype(np.int32), document) for rows in tokens]
 
 
-def stirred(model: Any) -> Any:
+def computed_as(base: Base, model: LM) -> LM:
+    """The model of `base` with the weights of another, as that of another dtype."""
+    like = jax.eval_shape(lambda: LM(base, rngs=nnx.Rngs(0)))
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
+
+
+def stirred(model: LM) -> LM:
     """The model with weights drawn where all are zero: behind those, nothing would be tested.
 
     So begin matrices that end a mixer, whose layer then hides what is wrong before them.

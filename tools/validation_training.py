@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from validation_scale import computed_as
 
 from psann_jax.bases import Base
 from psann_jax.model import LM, trainable
@@ -88,7 +89,7 @@ def trained(base: Base, model: LM, mesh: jax.sharding.Mesh, data: list[Batch]) -
 
 def prepared(base: Base, model: LM, mesh: jax.sharding.Mesh) -> tuple[TrainState, Exact]:
     """A state with the weights of `model` on the mesh in scope, and the train step for it."""
-    optimizer = make_optimizer(_OPTIMIZER, 1000)
+    optimizer, model = make_optimizer(_OPTIMIZER, 1000), computed_as(base, model)
     state, where = init_state(lambda r: LM(base, rngs=r), optimizer, mesh, seed=0, model=model)
     return state, Exact(train_steps.jit_train_step(optimizer, where), base.dtype)
 
