@@ -5,9 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from trainer import fresh_model
 import validation_sampling as sampling
-from validation_scale import Result, Scale, stirred, verdict
+from validation_scale import Result, Scale, drawn_once, stirred, verdict
 
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
@@ -31,7 +30,7 @@ def generation(scale: Scale) -> Result:
 
 
 def _faults(scale: Scale, name: str) -> list[str]:
-    model, wrong = stirred(fresh_model(scale.base(name))), []
+    model, wrong = stirred(drawn_once(scale.base(name))), []
     generated = functools.partial(generate, model, _PROMPTS, max_new_tokens=_NEW)
     greedy = generated(sampling=Sampling(temperature=0.0))
     if greedy != _without_cache(model, _PROMPTS, _NEW):

@@ -4,8 +4,7 @@ import itertools
 
 import jax
 import numpy as np
-from trainer import fresh_model
-from validation_scale import Result, Scale, one_device, verdict
+from validation_scale import Result, Scale, drawn_once, one_device, verdict
 from validation_training import Course, trained
 
 from psann_jax import sharding
@@ -35,7 +34,7 @@ def _parity(scale: Scale, *, data: int, fsdp: int) -> Result:
     numbers, bad = {}, []
     for dtype, name in itertools.product(scale.training_dtypes, scale.bases):
         base = scale.base(name, dtype)
-        model = fresh_model(base)
+        model = drawn_once(base)
         one, many = (trained(base, model, where, batches) for where in (one_device(), mesh))
         numbers[f"{name} {dtype}"] = row = apart(one, many) | {
             "held": many.held,

@@ -4,9 +4,8 @@ import math
 from typing import Any
 
 import numpy as np
-from trainer import fresh_model
 from validation_passes import Pass, beside, leak, passed
-from validation_scale import Result, Scale, one_device, stirred, verdict
+from validation_scale import Result, Scale, drawn_once, one_device, stirred, verdict
 from validation_training import TRIES, Course, trained
 
 # On a CPU nothing at all leaks, in any dtype; a GPU adds up the gradient of a table in any order.
@@ -36,7 +35,7 @@ def forward_and_backward(scale: Scale) -> Result:
     """
     numbers, bad, batch = {}, [], scale.batches(1)[0]
     for name in scale.bases:
-        model = stirred(fresh_model(scale.base(name)))
+        model = stirred(drawn_once(scale.base(name)))
         numbers[name] = row = _of_gradients(passed(scale.base(name), model, batch))
         row["off_ln_v"] = row["loss"] - math.log(scale.vocabulary)
         dtypes = ("float32", *(scale.dtypes if name in scale.in_full else ()))
@@ -67,7 +66,7 @@ def half_precision(scale: Scale) -> Result:
     """
     data, numbers, bad = scale.batches(scale.steps), {}, []
     for name in scale.in_full:
-        base, model = scale.base(name), stirred(fresh_model(scale.base(name)))
+        base, model = scale.base(name), stirred(drawn_once(scale.base(name)))
         exact, course = passed(base, model, data[0]), trained(base, model, one_device(), data)
         numbers[name] = rows = {"float32": _beside(course, course)}
         for dtype in scale.dtypes:

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from trainer import fresh_model
-from validation_scale import Result, Scale, one_device, verdict
+from validation_scale import Result, Scale, drawn_once, one_device, verdict
 from validation_training import prepared, stepped
 
 from psann_jax.bases import Base
@@ -35,7 +34,7 @@ def _goes_on(base: Base, data: list[Batch]) -> bool:
     """Whether the second half of the batches does the same to a state saved after the first."""
     mesh, half = one_device(), len(data) // 2
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
-        state, step = prepared(base, fresh_model(base), mesh)
+        state, step = prepared(base, drawn_once(base), mesh)
         state, _ = stepped(step, state, data[:half], mesh)
         checkpoints = Checkpoints(Path(folder))
         checkpoints.save(state)

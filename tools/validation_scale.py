@@ -7,7 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from trainer import packed
+from trainer import fresh_model, packed
 
 from psann_jax import bases, sharding
 from psann_jax.bases import Base
@@ -15,6 +15,7 @@ from psann_jax.model import LM
 from psann_jax.seq import Batch
 
 Result = dict[str, Any]
+_DRAWN: dict[str, LM] = {}
 RECURRENT = ("groundthink", "rwkv6", "mamba2")
 BASES = ("waveresnet", "respsann", "sgrpsann", "geosparse", "transformer", *RECURRENT)
 
@@ -82,6 +83,14 @@ def computed_as(base: Base, model: LM) -> LM:
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
 
 
+def drawn_once(base: Base) -> LM:
+    """A fresh model, drawn by the first step that asks for its sizes and kept for the others."""
+    name = repr(dataclasses.replace(base, dtype="float32", dropout=0.0))
+    if name not in _DRAWN:
+        _DRAWN[name] = fresh_model(base)
+    return computed_as(base, _DRAWN[name])
+
+
 def stirred(model: LM) -> LM:
     """The model with weights drawn where all are zero: behind those, nothing would be tested.
 
@@ -89,12 +98,12 @@ def stirred(model: LM) -> LM:
     """
     rng = np.random.default_rng(0)
 
-    def drawn(a: jax.Array) -> jax.Array:
+    def filled(a: jax.Array) -> jax.Array:
         if not jnp.issubdtype(a.dtype, jnp.floating) or np.any(np.asarray(a)):
             return a
         return jnp.asarray(rng.normal(0, a.shape[-1] ** -0.5, a.shape), a.dtype)
 
-    return jax.tree.map(drawn, model)
+    return jax.tree.map(filled, model)
 
 
 _TINY = {"vocab_size": 64, "d_model": 32, "n_layers": 1, "n_heads": 2, "d_mlp": 64}

@@ -7,8 +7,8 @@ import functools
 
 import jax
 from timing import take_turns, timed
-from trainer import Trainer, fresh_model
-from validation_scale import Result, Scale, one_device, verdict
+from trainer import Trainer
+from validation_scale import Result, Scale, drawn_once, one_device, verdict
 from validation_training import prepared
 
 from psann_jax.bases import Base
@@ -64,7 +64,7 @@ def faults(rows: dict[int, Speeds], compiled: int = 0) -> list[str]:
 
 def _speeds(base: Base, batches: dict[int, Batch]) -> tuple[dict[int, Speeds], int]:
     """Of each batch, at the fastest of a few turns; and how many programs those compiled."""
-    mesh, model, runs = one_device(), fresh_model(base), {}
+    mesh, model, runs = one_device(), drawn_once(base), {}
     with jax.set_mesh(mesh):
         state, step = prepared(base, model, mesh)
         forward = jax.jit(train_steps.eval_step)

@@ -29,7 +29,7 @@ def verdict(model, monkeypatch):
     """verdict(way): of generating in a way of its own."""
 
     def of(way):
-        monkeypatch.setattr(validation_decoding, "fresh_model", lambda base: model)
+        monkeypatch.setattr(validation_decoding, "drawn_once", lambda base: model)
         monkeypatch.setattr(validation_decoding, "generate", way)
         return generation(SCALE)
 

@@ -48,7 +48,7 @@ def verdict(model, once, monkeypatch):
             return (once if mesh.size == 1 else several)(base, model, mesh, data)
 
         monkeypatch.setattr(validation_mesh, "trained", train)
-        monkeypatch.setattr(validation_mesh, "fresh_model", lambda base: model)
+        monkeypatch.setattr(validation_mesh, "drawn_once", lambda base: model)
         return step(scale)
 
     return of

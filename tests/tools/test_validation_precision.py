@@ -33,12 +33,12 @@ def test_gradients_of_a_fresh_model_pass():
 
 
 def test_a_fresh_model_far_from_ln_v_fails(monkeypatch):
-    whole = validation_precision.fresh_model
+    whole = validation_precision.drawn_once
 
     def sure(base):
         return jax.tree.map(lambda a: 100 * a if a.ndim == 2 else a, whole(base))
 
-    monkeypatch.setattr(validation_precision, "fresh_model", sure)
+    monkeypatch.setattr(validation_precision, "drawn_once", sure)
     assert not forward_and_backward(SCALE)["passed"]
 
 
@@ -126,7 +126,7 @@ def verdict(courses, passes, monkeypatch):
         replay = {
             "trained": lambda base, *_: change(base, courses[base.dtype]),
             "passed": lambda base, *_: on_pass(base, passes[base.dtype]),
-            "fresh_model": lambda base: None,
+            "drawn_once": lambda base: None,
         }
         for name, function in replay.items():
             monkeypatch.setattr(validation_precision, name, function)

@@ -29,7 +29,7 @@ def begun_with_a_copy(fresh, monkeypatch):
     state, step = fresh
     copied = lambda *_: (jax.tree.map(jnp.copy, state), step)  # noqa: E731
     monkeypatch.setattr(validation_resuming, "prepared", copied)
-    monkeypatch.setattr(validation_resuming, "fresh_model", lambda base: None)
+    monkeypatch.setattr(validation_resuming, "drawn_once", lambda base: None)
 
 
 def test_a_run_that_goes_on_as_if_unbroken_passes():
