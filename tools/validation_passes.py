@@ -36,7 +36,7 @@ def passed(base: Base, model: LM, batch: Batch) -> Pass:
     with jax.default_matmul_precision("highest" if base.dtype == "float32" else "default"):
         (nats, features), grads = _nats_and_grads(trainable(model), model, batch)
     arrays = {name: np.asarray(g, np.float32) for name, g in named_arrays(grads).items()}
-    return Pass(float(nats) / batch.weights.sum(), np.asarray(features), arrays)
+    return Pass(float(nats / batch.weights.sum()), np.asarray(features), arrays)
 
 
 @jax.jit
