@@ -27,6 +27,8 @@ def resuming(scale: Scale) -> Result:
     }
     wrong = [case for case, base in cases.items() if not _goes_on(base, data)]
     said = f"bitwise the same for {len(cases) - len(wrong)} of {len(cases)}"
+    if wrong and jax.default_backend() == "gpu":
+        said += ", which a GPU promises with XLA_FLAGS=--xla_gpu_deterministic_ops=true alone"
     return verdict(not wrong, f"{said}; bad: {wrong or 'none'}")
 
 
