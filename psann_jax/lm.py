@@ -156,8 +156,9 @@ class psannLM:  # noqa: N801 - psannlm's name
           ddp: auto and on use all devices, off uses one.
           fsdp: off keeps the weights whole on each device, full_shard cuts them over all of them.
           checkpoint_dir: where metrics and checkpoints go, of one fit. A stopped fit resumes
-            there, from its newest checkpoint, with the model that it began from or left; a new
-            model takes the weights of a finished one. None writes nothing.
+            there, from its newest checkpoint, with the model that it began from or left (when
+            loaded: `load(folder, step="newest")`); a new model takes the weights of a finished
+            one. None writes nothing.
           options: steps, warmup_steps, weight_decay, betas, eps, grad_clip, grad_accum_steps,
             label_smoothing, grad_checkpoint, seed, log_interval_steps, save_interval_steps,
             eval_interval_steps, eval_max_batches, min_lr, offload (of
@@ -188,11 +189,12 @@ class psannLM:  # noqa: N801 - psannlm's name
             if workdir:
                 cluster.together(lambda: workdir.refuse(config))
                 stack.enter_context(workdir.held())
-                refuse_other_weights(workdir, config, plan, self._model)
+                weights = digest(self._model)
+                refuse_other_weights(workdir, config, plan, self._model, weights)
                 given = Given(
                     texts_in_memory=train_data.texts_in_memory,
                     validation_apart=val_data is not None,
-                    weights=digest(self._model),
+                    weights=weights,
                 )
                 workdir.open(config, corpus, given)
             report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")

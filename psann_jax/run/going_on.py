@@ -10,13 +10,18 @@ from psann_jax.run.workdir import Workdir
 from psann_jax.train.checkpoint import Checkpoints
 
 
-def refuse_other_weights(workdir: Workdir, config: Config, plan: Plan, model: LM | None) -> None:
-    """Raises ValueError where the fit in the folder is not that of these weights (None: new ones).
+def refuse_other_weights(
+    workdir: Workdir, config: Config, plan: Plan, model: LM | None, weights: str | None
+) -> None:
+    """Raises ValueError where the fit in the folder is not that of the model (None: a new one).
 
-    It goes on from its newest checkpoint, in place of them. So they must be those that it began
-    from, or, where steps are left, those that it has reached.
+    It goes on from its newest checkpoint, in place of the model's weights. So these must be those
+    that it began from, or, where steps are left, those that it has reached.
+
+    Args:
+      weights: the `digest` of the model.
     """
-    if cluster.from_first(lambda: workdir.began_from(digest(model))):
+    if cluster.from_first(lambda: workdir.began_from(weights)):
         return
     checkpoints = Checkpoints(workdir.checkpoints, reads_only=True)
     try:
@@ -26,11 +31,16 @@ def refuse_other_weights(workdir: Workdir, config: Config, plan: Plan, model: LM
             reached = model_at(checkpoints, config, step, plan.mesh)
     finally:
         checkpoints.close()
-    if step is None or reached is None or digest(reached) != digest(model):
+    if step is None or reached is None or digest(reached) != weights:
+        newest = (
+            ""
+            if step is None
+            else f", or with that of step {step}: psannLM.load(folder, step={step})"
+        )
         raise ValueError(
             f"checkpoint_dir {workdir.path} holds a fit that began from "
             f"{'its own weights' if model is None else 'other weights than this model has'}; "
-            "choose another checkpoint_dir, or go on with a model as that fit began from"
+            f"choose another checkpoint_dir, or go on with a model as that fit began from{newest}"
         )
     if step >= plan.steps:
         raise ValueError(

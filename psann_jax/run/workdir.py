@@ -178,9 +178,9 @@ class Workdir:
         return self._beginning().get("validation_apart", False)
 
     def began_from(self, weights: str | None) -> bool:
-        """Whether the run here began from the weights of this digest, or does not say; or none is.
+        """Whether the run here began from the weights of this digest, None being new ones.
 
-        None is of a run that drew new ones.
+        Also where no run is here, or one from before that was recorded.
         """
         return self._beginning().get("weights", weights) == weights
 
