@@ -84,7 +84,12 @@ class _Loop:
         self.checkpoints: Checkpoints | None = None
         self.files: list[MetricsFile | TensorBoard] = []
         self.best = float("inf")
-        self.state, where = self._restored(workdir) or self._initial(model)
+        try:
+            self.state, where = self._restored(workdir) or self._initial(model)
+        except BaseException:  # out of memory, for one
+            if self.checkpoints:
+                self.checkpoints.close()
+            raise
         if workdir:
             self._open_files(workdir)
         self.train_step: Any = jit_train_step(
