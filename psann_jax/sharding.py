@@ -58,7 +58,7 @@ def arranged(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     for size in sizes:
         across.append(math.gcd(rest, size))
         rest //= across[-1]
-    if rest > 1 or len(set(slices.values())) > 1:  # no axis can cross them evenly
+    if len(set(slices.values())) > 1:  # of different sizes: none is a block of the array
         order = sorted(devices, key=lambda d: (d.slice_index, d.id))
         return np.array(order, dtype=object).reshape(sizes)
     within = [size // n for size, n in zip(sizes, across, strict=True)]

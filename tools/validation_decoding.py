@@ -52,7 +52,7 @@ def _faults(scale: Scale, name: str) -> list[str]:
 
 def _faults_of_sets(model: LM, every: int) -> list[str]:
     """What is wrong with the tokens that top-k and top-p draw after each prompt, by many draws."""
-    wrong, told = {}, set()
+    wrong, told = set(), set()
     for prompt, logits in zip(_PROMPTS, _next_logits(model, _PROMPTS), strict=True):
         t = sampling.temperature(logits)
         ways = {  # both filters, so that one program does
@@ -63,9 +63,9 @@ def _faults_of_sets(model: LM, every: int) -> list[str]:
             draws = Sampling(temperature=t, top_k=top_k, top_p=top_p)
             rows = generate(model, [prompt] * _TIMES, max_new_tokens=1, sampling=draws)
             drawn, kept = [row[0] for row in rows], left(logits / t)
-            wrong |= {f"{way} {fault}": prompt for fault in sampling.faults(kept, drawn)}
+            wrong |= {f"{way} {fault}" for fault in sampling.faults(kept, drawn)}
             told |= {way} if sampling.told(kept, _TIMES) else set()
-    return [*wrong, *(f"no prompt tells what {way} draws" for way in ways.keys() - told)]
+    return [*sorted(wrong), *(f"no prompt tells what {way} draws" for way in ways.keys() - told)]
 
 
 def _until(row: list[int], end: int) -> int:

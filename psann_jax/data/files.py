@@ -16,6 +16,7 @@ _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 RECORDS = (".jsonl", ".ndjson")
 _SNIFFED_BYTES = 4096
 _LONGEST_NAME = 255  # bytes
+_LONGEST_PATH = 4096  # what is longer is a text, and not looked for
 _FORMATS = {  # how a file begins -> what it is
     b"\x1f\x8b": "compressed by gzip, and not named .gz",
     b"\xfd7zXZ\0": "compressed by xz, and not named .xz",
@@ -93,7 +94,8 @@ def _expand(source: str) -> list[pathlib.Path]:
     if not matches and (_may_be_text(source) or not glob.has_magic(source)):
         shown = source if len(source) <= _LONGEST_NAME else f"{source[:60]}..."
         other = "write [text] for a text" if _may_be_text(source) else "check the path"
-        raise ValueError(f"data.sources: {shown!r} does not exist; {_nearest(path) or other}")
+        near = _nearest(path) if len(source) <= _LONGEST_PATH else ""
+        raise ValueError(f"data.sources: {shown!r} does not exist; {near or other}")
     return _text_files(source, filter(os.path.isfile, matches))
 
 

@@ -55,7 +55,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def silent_ids(self) -> frozenset[int]:
-        """Which of pad, bos and eos are no pieces of text as well: decode skips them."""
+        """The ids of pad, bos and eos that never stand for text: decode skips them."""
         return frozenset((self.pad_id, self.bos_id, self.eos_id)) - self._shown
 
     @property

@@ -2,8 +2,9 @@
 
 Prompts of different lengths are padded on the left, so that the rows' next tokens share a
 cache slot; positions and segments keep the padding out of every mixer. Lengths are rounded
-up to 16, 32, 64, 96, 128, 192, 256, ..., so that few shapes are compiled. Long prompts are read
-in chunks, as the states allow: a row that begins in a later one leaves its states untouched before.
+up to 16, 32, 64, 96, 128, 192, 256, ..., so that few shapes are compiled. Prompts of more than
+CHUNK tokens are read chunk by chunk; the first chunks of a short row are padding, which no state
+notes.
 """
 
 from collections.abc import Collection, Sequence
@@ -95,7 +96,8 @@ def prefill(model: LM, tokens: jax.Array, lengths: jax.Array, state: LMState):
     """Reads left-padded prompts: logits [B, V] of each row's next token, and the state.
 
     Args:
-      tokens: [B, P], each row's prompt at its right end.
+      tokens: [B, P], each row's prompt at its right end. Above CHUNK, P is best a number of many
+        divisors, as it is read in equal chunks.
       lengths: [B], how many tokens of each row are its prompt.
       state: `init_state(B, max_len)` of the model, max_len >= P.
     """

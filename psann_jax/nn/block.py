@@ -27,7 +27,10 @@ class Mixer(Protocol):
         ...
 
     def init_state(self, batch: int, max_len: int, dtype: Any) -> State:
-        """The state before any token, for up to max_len of them; None if stateless."""
+        """The state before any token, for up to max_len of them; None if stateless.
+
+        Its arrays have the shapes and dtypes of those that a call returns.
+        """
         ...
 
 

@@ -52,10 +52,11 @@ class Stack(nnx.Module):
     """`repeats` copies of `pattern`, parameters stacked on a leading axis.
 
     Unrolled layers compile longer and run faster; scanned ones compile once whatever their
-    number. Layers that are recomputed (`remat`), each block by itself, are always scanned: XLA:CPU
-    would merge unrolled ones with what they recompute, and save nothing, as it does with a pattern
-    of many blocks. Both read the same parameters. Decoding takes
-    `unrolled` layers, so that each state keeps an array of its own, updated in place.
+    number. Both read the same parameters. With `remat` each block is recomputed by itself, so that
+    the activations of one are there at a time. Such layers are always scanned, since XLA:CPU would
+    merge unrolled ones with what they recompute, and save nothing; so it does with the blocks of a
+    long pattern. Decoding takes `unrolled` layers, so that each state keeps an array of its own,
+    updated in place.
     """
 
     def __init__(
@@ -88,7 +89,8 @@ class Stack(nnx.Module):
 
         wrap: Wrap = _as_it_is
         if self.remat != "none":
-            # Of a loop that goes round once XLA makes none, and then merges what is in it.
+            # XLA unrolls a loop of one iteration, and would then merge what is recomputed with the
+            # original; prevent_cse stops that. A longer loop keeps them apart by itself.
             once = self.repeats == 1
             wrap = functools.partial(jax.checkpoint, policy=REMAT[self.remat], prevent_cse=once)
         if self.scan:

@@ -1,7 +1,7 @@
 """Cross-entropy of a linear head, in chunks of tokens: the logits [B, T, V] are never whole.
 
 The forward pass of a gradient also forms the gradients, so each chunk's logits are computed
-once: three matrix products, as without chunks. Evaluation computes the loss alone.
+once: three matrix products, as without chunks. Evaluation forms none: it computes loss and hits.
 
 Each device walks over the chunks of its own rows, and sums over devices come after the walk:
 inside of it, every chunk would send the kernel's gradient around once.
