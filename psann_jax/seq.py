@@ -56,6 +56,20 @@ class Batch(NamedTuple):
     segments: Array  # [B, T] int32, 1, 2, ... in a row, 0 on padding
 
 
+def dealt(rows: Array, micro_batches: int) -> Array:
+    """Rows [A * R, ...] as micro-batches [A, R, ...]: row r is number r // A of micro-batch r % A.
+
+    So a row's place does not depend on the empty rows after the last, nor on how the rows are cut
+    into parts, each of which a process deals out by itself: its dropout is the same on any mesh.
+    """
+    return rows.reshape(-1, micro_batches, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def collected(rows: Array) -> Array:
+    """Micro-batches [A, R, ...] as the rows [A * R, ...] from which they were `dealt`."""
+    return rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
+
+
 class Share(NamedTuple):
     """What a process takes of each batch: these of `of` equal parts, in which its rows are cut."""
 

@@ -19,7 +19,7 @@ _CLOSE = 1e-5  # of losses, whose float32 sums devices take in another order
 
 
 def one(folder: Path) -> Straight:
-    return straight(folder, "waveresnet")
+    return straight(folder, "waveresnet", starts=1)
 
 
 def begun(file: Path, layout: tuple[int, int], said: list[str]) -> Group:

@@ -58,8 +58,12 @@ class Plans:
         return self.made[name]
 
 
-def straight(parent: Path, name: str) -> Straight:
-    """Makes a text and trains a base on it to the end, without a fault."""
+def straight(parent: Path, name: str, starts: int = 2) -> Straight:
+    """Makes a text and trains a base on it to the end, without a fault.
+
+    Args:
+      starts: how often. The first one compiles, so its seconds are not those of a later one.
+    """
     from psann_jax.config import to_json
 
     folder = parent / name
@@ -68,7 +72,7 @@ def straight(parent: Path, name: str) -> Straight:
     (folder / "corpus.txt").write_text("\n".join(" ".join(w) for w in words.reshape(-1, 10)))
     plan = Straight(to_json(_config(folder, name)))
     file = plan.config_file(folder)
-    for _ in range(2):  # the first one compiles
+    for _ in range(starts):
         with contextlib.suppress(FileNotFoundError):
             remove(folder / "run")
         began = time.monotonic()

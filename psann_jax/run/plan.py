@@ -77,7 +77,6 @@ def make_plan(
     Raises:
       ValueError: the mesh does not fit the devices, or there are fewer rows than tracks.
     """
-    _refuse_spread_micro_batches(config)
     if config.train.debug_nans and jax.process_count() > 1:
         raise ValueError(
             "train.debug_nans=True works in one process: of several, one would stop at its NaN and "
@@ -94,13 +93,3 @@ def make_plan(
     abstract = jax.eval_shape(lambda: LM(config.base, rngs=nnx.Rngs(0)))
     tokens = rows * config.data.max_length
     return Plan(mesh, rows, multiple, steps, tokens, parameter_count(abstract))
-
-
-def _refuse_spread_micro_batches(config: Config) -> None:
-    """Each process cuts its own rows into micro-batches, so a row's number depends on theirs."""
-    accumulated, processes = config.train.grad_accum_steps, jax.process_count()
-    if config.data.order == "tracks" and accumulated > 1 and processes > 1:
-        raise ValueError(
-            f"train.grad_accum_steps={accumulated} with data.order='tracks' works in one process, "
-            f"not in {processes}; set train.grad_accum_steps=1"
-        )

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from psann_jax import sharding
-from psann_jax.seq import Batch, Share
+from psann_jax.seq import Batch, Share, dealt
 
 
 def share(mesh: jax.sharding.Mesh) -> Share:
@@ -18,7 +18,7 @@ def on_mesh(batch: Batch, mesh: jax.sharding.Mesh, micro_batches: int | None = N
 
     def place(a: np.ndarray) -> jax.Array:
         if micro_batches is not None:
-            a = a.reshape(micro_batches, -1, *a.shape[1:])
+            a = dealt(a, micro_batches)
         return jax.make_array_from_process_local_data(where, a)
 
     return Batch(*map(place, batch))

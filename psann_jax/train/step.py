@@ -9,7 +9,7 @@ import optax
 
 from psann_jax.model import LMState, trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy, linear_scores
-from psann_jax.seq import Batch, Seq, positions_after
+from psann_jax.seq import Batch, Seq, collected, dealt, positions_after
 from psann_jax.sharding import constrain
 from psann_jax.train.state import TrainState, offloaded, on_device
 
@@ -57,7 +57,7 @@ def train_step(
     label_smoothing: float = 0.0,
     branches: tuple[str, ...] = (),
 ) -> tuple[TrainState, Metrics]:
-    """One update from a batch [A, B, T] of A micro-batches.
+    """One update from a batch [A, B, T] of A micro-batches, `dealt` out where it has tracks.
 
     The loss is the mean over all weighted tokens of the whole batch, however they are spread
     over the micro-batches; so is the gradient. Where the state has a carry, the rows go on from it,
@@ -94,7 +94,7 @@ def train_step(
     else:
         zero = jax.tree.map(jnp.zeros_like, weights), jnp.float32(0)
         (grads, nats), carry = jax.lax.scan(add, zero, (jnp.arange(accumulated), batch, cut))
-        carry = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), carry)
+        carry = jax.tree.map(collected, carry)
     carry = jax.tree.map(lambda new, old: new[: len(old)], carry, state.carry)
     tokens = jnp.sum(batch.weights)
     share = 1.0 / jnp.maximum(tokens, 1.0)
@@ -132,11 +132,11 @@ def gradient_rms(grads: Any, branch: str) -> jax.Array:
 
 
 def _cut(carry: LMState | None, micro_batches: int, rows: int) -> LMState | None:
-    """States [B, ...] as [A, rows, ...], filled up as a batch is where its rows do not divide."""
+    """States [B, ...] dealt out as a batch [A, rows, ...] is, and filled up as it is."""
 
     def cut(a: jax.Array) -> jax.Array:
         empty = [(0, micro_batches * rows - len(a)), *[(0, 0)] * (a.ndim - 1)]
-        a = jnp.pad(a, empty).reshape(micro_batches, rows, *a.shape[1:])
+        a = dealt(jnp.pad(a, empty), micro_batches)
         return constrain(a, None, "batch", *[None] * (a.ndim - 2))
 
     return jax.tree.map(cut, carry)

@@ -30,7 +30,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path):
 @pytest.mark.slow
 @pytest.mark.mesh
 def test_other_processes_go_on(tmp_path):
-    done = run_rows(tmp_path, "layout", "--n", "1")
+    """Of four processes the second is told to stop; two of two devices each go on."""
+    done = run_rows(tmp_path, "layout", "--from", "1", "--n", "1")
     assert done.returncode == 0, done.stderr
 
 

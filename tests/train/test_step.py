@@ -10,7 +10,7 @@ import pytest
 
 from psann_jax import sharding
 from psann_jax.nn.block import Residual
-from psann_jax.seq import Batch
+from psann_jax.seq import Batch, dealt
 from psann_jax.train.feed import on_mesh
 from psann_jax.train.optimizer import OptimizerConfig, make_optimizer
 from psann_jax.train.state import TrainState, init_state
@@ -142,6 +142,23 @@ def test_every_micro_batch_drops_by_a_key_of_its_own(tiny):
         for n in (2, 4)
     )
     assert abs(float(two) - float(four)) > 1e-4
+
+
+@pytest.mark.mesh
+def test_a_row_drops_alike_on_any_mesh_and_in_any_number_of_processes(tiny):
+    """Six rows of two micro-batches: four ways fill them up to eight, by halves of a process."""
+    model, found = tiny(dropout=0.5), []
+    rows = Batch(*(np.where(np.arange(B)[:, None] < 6, a, 0) for a in _batch()))
+    for ways, filled in ((1, 6), (2, 8), (4, 8)):
+        mesh = sharding.make_mesh(data=ways, fsdp=1, devices=jax.devices()[:ways])
+        with jax.set_mesh(mesh):
+            cut = on_mesh(Batch(*(a[:filled] for a in rows)), mesh, micro_batches=2)
+            found.append(_step(_state(model), cut)[1])
+    for metrics in found[1:]:
+        assert float(metrics["loss"]) == pytest.approx(float(found[0]["loss"]), rel=1e-6)
+        assert float(metrics["grad_norm"]) == pytest.approx(float(found[0]["grad_norm"]), rel=1e-5)
+    halves = [dealt(a, 2) for a in np.split(rows.inputs, 2)]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), dealt(rows.inputs, 2))
 
 
 def test_every_sublayer_drops_by_a_key_of_its_own(tiny, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from psann_jax import sharding
 from psann_jax.model import LM
-from psann_jax.seq import Batch
+from psann_jax.seq import Batch, dealt
 from psann_jax.train.feed import on_mesh
 from psann_jax.train.state import TrainState, init_state
 from psann_jax.train.step import carried_loss, jit_train_step, loss_fn, train_step
@@ -64,7 +64,7 @@ def _batch(tokens, opens, goes_on):
 
 
 def _cut(batch, micro_batches=1):
-    return jax.tree.map(lambda a: a.reshape(micro_batches, -1, T), batch)
+    return jax.tree.map(lambda a: dealt(a, micro_batches), batch)
 
 
 def _state(model, optimizer=SGD, rows=B):
@@ -162,7 +162,7 @@ def test_layers_drop_by_keys_of_their_own_with_states_too(waves):
     np.testing.assert_allclose(carried, loss_fn(model, batch, key=key), rtol=1e-6)
 
 
-def _trained(model, mesh, rows):
+def _trained(model, mesh, rows, micro_batches=1):
     """The losses and states of N steps on a mesh that fills the batch up to `rows`."""
     with jax.set_mesh(mesh):
         state, where = init_state(
@@ -172,19 +172,24 @@ def _trained(model, mesh, rows):
         for batch in _rows(*_tracks(STARTS[1])):
             filled = Batch(*(np.pad(a, [(0, rows - B), (0, 0)]) for a in batch))
             before = state
-            state, metrics = step(state, on_mesh(filled, mesh, micro_batches=1))
+            state, metrics = step(state, on_mesh(filled, mesh, micro_batches))
             losses.append(float(metrics["loss"]))
         assert all(a.is_deleted() for a in jax.tree.leaves(before.carry))
         return losses, jax.device_get(state.carry)
 
 
 @pytest.mark.mesh
-@pytest.mark.parametrize(("ways", "rows"), [(4, 4), (8, 8)])
-def test_the_mesh_changes_neither_losses_nor_the_shape_of_the_states(model, ways, rows):
+@pytest.mark.parametrize(("ways", "rows", "micro_batches"), [(4, 4, 1), (8, 8, 1), (4, 8, 2)])
+def test_the_mesh_changes_neither_losses_nor_the_shape_of_the_states(
+    model, ways, rows, micro_batches
+):
     """Eight ways fill four rows up to eight; the states stay those of four."""
     alone = _trained(model, sharding.make_mesh(devices=jax.devices()[:1]), B)
     spread = _trained(
-        model, sharding.make_mesh(data=ways, fsdp=1, devices=jax.devices()[:ways]), rows
+        model,
+        sharding.make_mesh(data=ways, fsdp=1, devices=jax.devices()[:ways]),
+        rows,
+        micro_batches,
     )
     np.testing.assert_allclose(alone[0], spread[0], rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (alone[1], spread[1])), strict=True):
