@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from psann_jax import sharding
 from psann_jax.bases import Base
 from psann_jax.config import Config
+from psann_jax.data.corpus import asked_vocab_size
 from psann_jax.model import (
     LM,
     LMState,
@@ -34,6 +35,7 @@ from psann_jax.train.state import abstract_state, named_arrays
 from psann_jax.train.step import jit_train_step, loss_fn
 
 _GB = 1e9
+_ASSUMED = ", assumed: the text decides how many characters there are; set base.vocab_size"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Estimate:
     logits_bytes: int  # of a chunk of the loss
     flops_per_token: int
     tokens_per_step: int
+    vocab_size: int
+    vocab_known: bool  # else it depends on the text
 
     @property
     def fixed_bytes(self) -> int:
@@ -98,6 +102,7 @@ class Estimate:
             "",
             f"mesh                {mesh}",
             f"parameters          {self.parameters:,}",
+            f"vocabulary          {self.vocab_size:,}" + ("" if self.vocab_known else _ASSUMED),
             f"operations          {self.flops_per_token / 1e9:.3f} GFLOP a token, "
             f"{self.flops_per_token * self.tokens_per_step / 1e12:.1f} TFLOP a step of "
             f"{self.tokens_per_step:,} tokens",
@@ -149,7 +154,7 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         devices = jax.device_count() if -1 in sizes.values() else math.prod(sizes.values())
     mesh = sharding.abstract_mesh(**sizes, devices=devices)
     base, length, train = _base(config), config.data.max_length, config.train
-    vocabulary, step_rows = _vocabulary(config), train.batch_tokens // length
+    (vocabulary, known), step_rows = _vocabulary(config), train.batch_tokens // length
     state, where = abstract_state(
         lambda rngs: LM(base, rngs=rngs),
         make_optimizer(config.optimizer, train.steps or 1),
@@ -173,6 +178,8 @@ def estimate(config: Config, devices: int | None = None) -> Estimate:
         logits_bytes=4 * vocabulary * min(rows * length, chunk_tokens(vocabulary, backend)),
         flops_per_token=flops_per_token(state.model, base, length),
         tokens_per_step=step_rows * length,
+        vocab_size=vocabulary,
+        vocab_known=known,
     )
 
 
@@ -222,12 +229,13 @@ def program_bytes(program: jax.stages.Compiled) -> int:
 
 
 def _base(config: Config) -> Base:
-    return dataclasses.replace(config.base, vocab_size=_vocabulary(config))
+    return dataclasses.replace(config.base, vocab_size=_vocabulary(config)[0])
 
 
-def _vocabulary(config: Config) -> int:
-    """The model's vocabulary; that asked of the tokenizer where the model leaves it open."""
-    return config.base.vocab_size or config.data.vocab_size
+def _vocabulary(config: Config) -> tuple[int, bool]:
+    """The model's vocabulary, or the tokenizer's; and whether that is known before the text."""
+    known = config.base.vocab_size or asked_vocab_size(config.data)
+    return known or config.data.vocab_size, known > 0
 
 
 def _make_carry(config: Config) -> Callable[[LM], LMState] | None:

@@ -9,8 +9,10 @@ from psann_jax import bases, sharding
 from psann_jax.cli import verbs
 from psann_jax.config import Config, MeshConfig
 from psann_jax.data import DataConfig
+from psann_jax.data.tokenizer_char import CharTokenizer
 from psann_jax.model import LM
 from psann_jax.run.dry_run import compiled_bytes, estimate
+from psann_jax.run.plan import with_vocabulary
 from psann_jax.train.config import TrainConfig
 from psann_jax.train.optimizer import make_optimizer
 from psann_jax.train.state import init_state
@@ -19,6 +21,7 @@ CONFIG = """
 from psann_jax import bases
 from psann_jax.config import Config
 from psann_jax.data import DataConfig
+from psann_jax.data.tokenizer_char import CharTokenizer
 
 def get_config():
     base = bases.get("respsann")(d_model=64, n_layers=2, n_heads=2)
@@ -113,6 +116,21 @@ def test_the_verb_prints_its_table_for_devices_that_are_not_here(file, capsys):
     assert "mesh                data=1 fsdp=64 tensor=1" in said
     assert "(-, fsdp, tensor)" in said
     assert "80 GB a device hold a micro-batch of" in said
+
+
+def test_the_vocabulary_is_the_tokenizers(tmp_path):
+    """Of a file its own; of characters nobody knows it before the text, which is said."""
+    tokenizer = CharTokenizer.fit(["abc def"], 32)
+    tokenizer.save(tmp_path / "tokenizer.model")
+    config = _config(vocab_size=None)
+    known = dataclasses.replace(
+        config, data=DataConfig(max_length=32, tokenizer_path=str(tmp_path / "tokenizer.model"))
+    )
+    said = estimate(known)
+    assert said.parameters == estimate(with_vocabulary(config, tokenizer.vocab_size)).parameters
+    assert "assumed" not in said.table()
+    unknown = dataclasses.replace(config, data=DataConfig(max_length=32, tokenizer="char"))
+    assert "vocabulary          32,000, assumed" in estimate(unknown).table()
 
 
 @pytest.mark.parametrize(
