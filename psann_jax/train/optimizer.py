@@ -28,7 +28,7 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     grad_clip: float = 1.0  # largest global norm of the gradient; 0: no clipping
-    moments_dtype: str = "float32"  # bfloat16 halves what the moments take; it needs b2 <= 0.99
+    moments_dtype: str = "float32"  # bfloat16 halves what the moments take; it needs b1, b2 <= 0.99
     offload: bool = False  # moments wait in the host's pinned memory: room on the device, slower
     # Factors on the learning rate of parts of the model: (("mamba", 0.5),) halves it for every
     # parameter under a module of that name. They multiply with what the parameter declares.
@@ -60,11 +60,13 @@ class OptimizerConfig:
             raise ValueError(
                 f"optimizer.moments_dtype={self.moments_dtype!r} must be one of float32, bfloat16"
             )
-        if self.moments_dtype == "bfloat16" and self.b2 > 0.99:
-            raise ValueError(
-                f"optimizer.moments_dtype='bfloat16' with optimizer.b2={self.b2}: what a step adds "
-                "would be lost in rounding; set optimizer.b2=0.99 or less, or keep float32"
-            )
+        for name in ("b1", "b2"):
+            if self.moments_dtype == "bfloat16" and (value := getattr(self, name)) > 0.99:
+                raise ValueError(
+                    f"optimizer.moments_dtype='bfloat16' with optimizer.{name}={value}: what a "
+                    f"step adds would be lost in rounding; set optimizer.{name}=0.99 or less, or "
+                    "keep float32"
+                )
         if self.decay not in ("matrices", "all"):
             raise ValueError(f"optimizer.decay={self.decay!r} must be one of matrices, all")
 

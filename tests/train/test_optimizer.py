@@ -211,6 +211,8 @@ def test_moments_in_bfloat16_take_half_the_room_and_change_little(tiny):
     np.testing.assert_allclose(ends["bfloat16"], ends["float32"], atol=0.05 * moved.max())
 
 
-def test_moments_in_bfloat16_need_a_second_moment_that_moves():
-    with pytest.raises(ValueError, match=r"optimizer\.b2=0\.999.*set optimizer\.b2=0\.99"):
-        OptimizerConfig(moments_dtype="bfloat16", b2=0.999)
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_moments_in_bfloat16_need_to_move(name):
+    said = rf"optimizer\.{name}=0\.999.*set optimizer\.{name}=0\.99"
+    with pytest.raises(ValueError, match=said):
+        OptimizerConfig(**{"moments_dtype": "bfloat16", "b2": 0.95, name: 0.999})
