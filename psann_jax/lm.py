@@ -31,7 +31,7 @@ from psann_jax.lm_options import (
 from psann_jax.model import LM
 from psann_jax.run.beginning import Given, digest
 from psann_jax.run.environment import use_compile_cache
-from psann_jax.run.going_on import refuse_other_weights
+from psann_jax.run.going_on import refuse_other_weights, say_what_length_changes
 from psann_jax.run.load import load_saved
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
@@ -196,6 +196,7 @@ class psannLM:  # noqa: N801 - psannlm's name
                     validation_apart=val_data is not None,
                     weights=weights,
                 )
+                say_what_length_changes(workdir, config, corpus, plan, report)
                 workdir.open(config, corpus, given)
             report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
             report.line(plan.describe(config))

@@ -1,13 +1,16 @@
-"""Whether a model may go on with the fit in a folder."""
+"""Whether a model may go on with the fit in a folder, and what a longer run should know."""
 
 from psann_jax import cluster
 from psann_jax.config import Config
+from psann_jax.data import Corpus, n_steps
 from psann_jax.model import LM
 from psann_jax.run.beginning import digest
 from psann_jax.run.load import model_at
 from psann_jax.run.plan import Plan
-from psann_jax.run.workdir import Workdir
+from psann_jax.run.report import Report
+from psann_jax.run.workdir import LENGTH, Workdir
 from psann_jax.train.checkpoint import Checkpoints
+from psann_jax.train.metrics import read_metrics
 
 
 def refuse_other_weights(
@@ -46,4 +49,26 @@ def refuse_other_weights(
         raise ValueError(
             f"the fit in checkpoint_dir {workdir.path} is finished with step {step}; choose "
             "another checkpoint_dir to train its model further"
+        )
+
+
+def say_what_length_changes(
+    workdir: Workdir, config: Config, corpus: Corpus, plan: Plan, report: Report
+) -> None:
+    """Reports what another number of steps or epochs means for the run in the folder, if any."""
+    if report.quiet or not workdir.exists():
+        return
+    changed = LENGTH & workdir.changes(config).keys()
+    for name in sorted(changed):
+        report.line(f"{name} has changed: the learning rate follows the new length from here on")
+    if "train.epochs" not in changed or config.train.steps or config.data.order == "tracks":
+        return
+    old, new = workdir.saved_config().train.epochs, config.train.epochs
+    n_rows = len(corpus.train)
+    left_out = -n_rows * old % plan.batch_rows
+    ended = n_steps(n_rows, plan.batch_rows, old)
+    if new > old and left_out and any(r["step"] >= ended for r in read_metrics(workdir.metrics)):
+        report.line(
+            f"train.epochs={old} ended with a step that was not full; the {left_out} rows of the "
+            "next epoch that would have filled it are passed over"
         )

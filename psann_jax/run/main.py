@@ -3,20 +3,19 @@
 import dataclasses
 import logging
 
-import jax
-
 from psann_jax import cluster, sharding
 from psann_jax.config import Config, checked
 from psann_jax.data import Corpus, prepare
 from psann_jax.data.backends import of_characters
 from psann_jax.data.corpus import asked_vocab_size
 from psann_jax.run.finish import finish
+from psann_jax.run.going_on import say_what_length_changes
 from psann_jax.run.plan import make_plan, refuse_smaller_vocabulary, with_vocabulary
 from psann_jax.run.report import Report
 from psann_jax.run.stop import machine_failures
 from psann_jax.run.tensorboard import refuse_missing
 from psann_jax.run.train import Outcome, train
-from psann_jax.run.workdir import LENGTH, Workdir
+from psann_jax.run.workdir import Workdir
 
 
 def run(config: Config, report: Report | None = None) -> Outcome:
@@ -42,11 +41,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
-    if jax.process_index() == 0 and workdir.exists():
-        for name in LENGTH & workdir.changes(config).keys():
-            report.line(
-                f"{name} has changed: the learning rate follows the new length from here on"
-            )
+    say_what_length_changes(workdir, config, corpus, plan, report)
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
     with machine_failures(), workdir.held():

@@ -30,7 +30,7 @@ class Balance:
 
 
 class Clock:
-    """Seconds a step, over the steps since the last report, without evaluations and saves."""
+    """Seconds and tokens of the steps since the last report, without evaluations and saves."""
 
     def __init__(self):
         self.resume()
@@ -38,15 +38,20 @@ class Clock:
     def resume(self) -> None:
         """Begins to count at this moment, after a pause."""
         self._start = self._ticked = time.perf_counter()
-        self._steps = 0
+        self._steps = self._tokens = 0
 
     def reported(self) -> None:
         """Begins to count anew at the end of the last step."""
-        self._start, self._steps = self._ticked, 0
+        self._start, self._steps, self._tokens = self._ticked, 0, 0
 
-    def tick(self) -> None:
+    def tick(self, tokens: int) -> None:
+        """A step has ended that learned from so many tokens."""
         self._ticked = time.perf_counter()
         self._steps += 1
+        self._tokens += tokens
 
     def seconds_per_step(self) -> float:
         return (self._ticked - self._start) / max(1, self._steps)
+
+    def tokens_per_second(self) -> float:
+        return self._tokens / max(self._ticked - self._start, 1e-9)

@@ -84,6 +84,7 @@ class _Loop:
         self.checkpoints: Checkpoints | None = None
         self.files: list[MetricsFile | TensorBoard] = []
         self.best = float("inf")
+        self.validation = Validation(config, corpus, plan)
         try:
             self.state, where = self._restored(workdir) or self._initial(model)
         except BaseException:  # out of memory, for one
@@ -99,7 +100,6 @@ class _Loop:
             branches=config.base.branches,
         )
         self.balance = Balance(config.base.branches)
-        self.validation = Validation(config, corpus, plan)
         self.any_asked = cluster.AnyAsked(plan.mesh)
         self.rate = schedule(config.optimizer, plan.steps)
         self.program_bytes = 0
@@ -136,7 +136,7 @@ class _Loop:
         keep = self.config.train.keep_checkpoints
         checkpoints = self.checkpoints = Checkpoints(workdir.checkpoints, keep=keep)
         step = cluster.from_first(checkpoints.newest)
-        if best := cluster.from_first(checkpoints.best):
+        if best := cluster.from_first(lambda: checkpoints.best(self.validation.n_rows)):
             self.best = best[1]
         if step is None:
             return None
@@ -221,7 +221,8 @@ class _Loop:
             jax.block_until_ready(metrics)
         self.watchdog.step = step
         self.profile.after(step)
-        self.clock.tick()
+        tokens = int(np.nan_to_num(metrics["tokens"]))  # of spoilt weights it is no number
+        self.clock.tick(tokens)
         self.guard.check(step, metrics)
         self.balance.add(metrics)
         self.report.step(step)
@@ -230,7 +231,7 @@ class _Loop:
         evaluates = self._evaluates(step)
         logs = step in (1, self.plan.steps) or step % self.config.train.log_interval_steps == 0
         if logs or evaluates:
-            self._record(step, metrics, evaluates)
+            self._record(step, metrics, tokens, evaluates)
 
     def _say_what_is_left(self, step: int) -> None:
         left = self.plan.steps - step
@@ -242,8 +243,8 @@ class _Loop:
         due = step == self.plan.steps or (every and step % every == 0)
         return bool(self.corpus.val and due)
 
-    def _record(self, step: int, metrics: Metrics, evaluates: bool) -> None:
-        row = self._row(step, metrics)
+    def _record(self, step: int, metrics: Metrics, tokens: int, evaluates: bool) -> None:
+        row = self._row(step, metrics, tokens)
         if evaluates:
             with self.watchdog.waiting("the validation"):
                 row |= self.validation(self.state)
@@ -253,8 +254,8 @@ class _Loop:
         self.report.row(row, self.plan.steps)
         self.clock.reported()
 
-    def _row(self, step: int, metrics: Metrics) -> dict[str, Any]:
-        loss, seconds = float(metrics["loss"]), self.clock.seconds_per_step()
+    def _row(self, step: int, metrics: Metrics, tokens: int) -> dict[str, Any]:
+        loss = float(metrics["loss"])
         updates = step - 1 - self.guard.skipped + (self.guard.in_a_row > 0)  # before this step
         return {
             "step": step,
@@ -262,9 +263,9 @@ class _Loop:
             "ppl": perplexity(loss),
             "lr": float(np.asarray(self.rate(updates))),
             "grad_norm": float(metrics["grad_norm"]),
-            "tokens": int(np.nan_to_num(metrics["tokens"])),  # of spoilt weights it is no number
-            "tokens_per_s": float(metrics["tokens"]) / seconds,
-            "step_seconds": seconds,
+            "tokens": tokens,
+            "tokens_per_s": self.clock.tokens_per_second(),
+            "step_seconds": self.clock.seconds_per_step(),
             "memory_bytes": memory_bytes(),
             "program_bytes": self.program_bytes,
             **self.gpus.read(),
@@ -284,7 +285,8 @@ class _Loop:
         if force or better or step == self.plan.steps or (every and step % every == 0):
             with self.watchdog.waiting("the checkpoint"):
                 cluster.together(self.checkpoints.wait)  # one that failed stops all
-                self.checkpoints.save(self.state, val_loss=val_loss)
+                n_rows = self.validation.n_rows
+                self.checkpoints.save(self.state, val_loss=val_loss, val_rows=n_rows)
         if better:
             self.best = val_loss
 

@@ -37,6 +37,11 @@ class Validation:
         self.eval_step = jax.jit(eval_step)
         self.carried_eval_step = jax.jit(carried_eval_step, donate_argnums=2)
 
+    @property
+    def n_rows(self) -> int | None:
+        """How many rows of text an evaluation reads; None where there is no validation text."""
+        return len(self.held_out.rows) if self.held_out else None
+
     def __call__(self, state: TrainState) -> dict[str, Any]:
         """The metrics of one evaluation; none where there is no validation text."""
         if self.held_out is None:

@@ -51,8 +51,14 @@ class Checkpoints:
         self._failure: BaseException | None = None
         self._told = False  # that a save failed
 
-    def save(self, state: TrainState, *, val_loss: float | None = None) -> None:
+    def save(
+        self, state: TrainState, *, val_loss: float | None = None, val_rows: int | None = None
+    ) -> None:
         """Starts saving `state`, copied before this returns; waits for the save before it.
+
+        Args:
+          val_loss: mean over `val_rows` rows of validation text; losses of other numbers of rows
+            are not compared with it. None is comparable with any.
 
         Raises:
           OSError: the last save failed, on a full disk for instance.
@@ -62,7 +68,7 @@ class Checkpoints:
         self._damaged.discard(step)
         # A diverged run's NaN would stand before every number in the order of the best.
         comparable = val_loss is not None and not math.isnan(val_loss)
-        metrics = {"val_loss": val_loss} if comparable else None
+        metrics = {"val_loss": val_loss, "val_rows": val_rows} if comparable else None
         try:
             response = self._saver.save_async(step, flat_arrays(state), overwrite=True, force=True)
         except _FAILURES as error:
@@ -70,7 +76,7 @@ class Checkpoints:
         self._sealing = threading.Thread(target=self._seal, args=(step, metrics, response))
         self._sealing.start()
 
-    def _seal(self, step: int, metrics: dict[str, float] | None, response: Any) -> None:
+    def _seal(self, step: int, metrics: dict[str, float | None] | None, response: Any) -> None:
         folder = self.directory / str(step)
         try:
             response.result()
@@ -121,14 +127,18 @@ class Checkpoints:
     def _finished(self, step: int) -> bool:
         return (self.directory / str(step) / MANIFEST).exists()
 
-    def _losses(self, steps: Sequence[int]) -> list[tuple[float, int]]:
-        """Validation loss and step, the best first, of those that were saved with one."""
+    def _losses(self, steps: Sequence[int], val_rows: int | None = None) -> list[tuple[float, int]]:
+        """Validation loss and step, the best first, of those that were saved with one of so many
+        rows; None: of as many as the last of them."""
         found = []
-        for step in steps:
+        for step in sorted(steps, reverse=True):
             # The second is Orbax's own name, of runs before the first.
             for name in (METRICS, "metrics/metrics"):
                 if content := sealed(self.directory / str(step), name):
-                    found.append((json.loads(content)["val_loss"], step))
+                    metrics = json.loads(content)
+                    val_rows = val_rows or metrics.get("val_rows")
+                    if not val_rows or metrics.get("val_rows") in (None, val_rows):
+                        found.append((metrics["val_loss"], step))
                     break
         return sorted(found)
 
@@ -165,9 +175,13 @@ class Checkpoints:
             )
         return None
 
-    def best(self) -> tuple[int, float] | None:
-        """Step and validation loss of the best step kept."""
-        for loss, step in self._losses(self.steps()):
+    def best(self, val_rows: int | None = None) -> tuple[int, float] | None:
+        """Step and validation loss of the best step kept, of those comparable with the last.
+
+        Args:
+          val_rows: of those whose loss is a mean over so many rows.
+        """
+        for loss, step in self._losses(self.steps(), val_rows):
             if not self._damage(step):
                 return step, loss
         return None

@@ -358,3 +358,34 @@ def test_given_steps_are_profiled(text, tmp_path):
 def test_steps_to_profile_are_two(steps):
     with pytest.raises(ValueError, match="train.profile_steps=.* as 20:25"):
         TrainConfig(profile_steps=steps)
+
+
+@pytest.fixture
+def of_epochs(config):
+    """of_epochs(epochs=1, ...): trains on, steps of 64 rows, the last of them not full."""
+
+    def train(**changed):
+        chosen = {"steps": None, "batch_tokens": 2048, "sample_tokens": 0} | changed
+        run(dataclasses.replace(config, train=dataclasses.replace(config.train, **chosen)))
+        return read_metrics(Workdir(config.workdir).metrics)
+
+    return train
+
+
+def test_tokens_per_second_are_those_of_the_steps_they_are_timed_over(of_epochs):
+    first, last = of_epochs(log_interval_steps=99, eval_interval_steps=0, save_interval_steps=0)
+    steps = last["step"] - first["step"]
+    assert last["tokens"] < 0.9 * first["tokens"] and steps > 3
+    expected = (first["tokens"] * (steps - 1) + last["tokens"]) / steps
+    # Rows differ by a few tokens.
+    assert last["tokens_per_s"] * last["step_seconds"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_longer_run_says_what_its_last_step_leaves_out(of_epochs, config, capsys):
+    of_epochs()
+    assert "passed over" not in capsys.readouterr().err
+    of_epochs(epochs=2)
+    said = capsys.readouterr().err
+    n_rows = json.loads(Workdir(config.workdir).data.read_text())["train_rows"]
+    assert f"the {-n_rows % 64} rows of the next epoch that would have filled it are passed" in said
+    assert "train.epochs has changed: the learning rate follows" in said

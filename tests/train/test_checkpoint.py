@@ -338,6 +338,19 @@ def test_a_diverged_step_neither_is_nor_removes_the_best(folder, opened):
     assert checkpoints.best() == (20, 1.0)
 
 
+def test_losses_of_other_validation_rows_are_not_compared(tmp_path):
+    """Few rows had a lower loss; once more are read, the best is one of these."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, loss, n_rows in ((10, 0.5, 4), (20, 2.0, 40), (30, 1.5, 40), (40, 1.7, 40)):
+        checkpoints.save(_small(step), val_loss=loss, val_rows=n_rows)
+        checkpoints.wait()
+    assert checkpoints.best() == checkpoints.best(40) == (30, 1.5)
+    assert checkpoints.best(4) is None  # nor does it take a place any more
+    checkpoints.save(_small(50), val_loss=0.4, val_rows=4)
+    checkpoints.close()
+    assert (checkpoints.best(), checkpoints.best(40)) == ((50, 0.4), (30, 1.5))
+
+
 def test_a_damaged_best_gives_way_to_the_next(folder, opened):
     FAULTS["flipped"](folder / "20" / _files(folder / "20")[-1])
     assert opened().best() == (30, 1.5)
