@@ -42,9 +42,10 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
     """Writes the folder; each file appears whole or not at all.
 
     Raises:
-      ValueError: the folder cannot be written.
+      ValueError: the folder cannot be written, or has a run's or another's files of these names.
     """
     folder = local_path("path", path)
+    _refuse_files_of_others(folder)
     tree = {
         "format": FORMAT,
         "version": VERSION,
@@ -65,6 +66,23 @@ def save_folder(path: str | os.PathLike, saved: SavedModel) -> None:
         (folder / TOKENIZER).unlink(missing_ok=True)
     with whole_file(folder / CONFIG) as part:
         part.write_text(json.dumps(tree, indent=2) + "\n")
+
+
+def _refuse_files_of_others(folder: Path) -> None:
+    """Raises ValueError where a file that would be replaced is not of a model saved before."""
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    if config.exists():
+        try:
+            _config(config)
+        except ValueError:
+            raise ValueError(
+                f"path {folder} has a config.json that is no saved model's, of a run for instance, "
+                "which psannLM.load reads as it is; save the model in another folder"
+            ) from None
+    elif (folder / TOKENIZER).exists() and not weights.exists():
+        raise ValueError(
+            f"path {folder} has a tokenizer.model and no model; save the model in another folder"
+        )
 
 
 def is_model_folder(path: str | os.PathLike) -> bool:

@@ -52,9 +52,12 @@ def load_saved(path: str | os.PathLike, step: str | int = "best") -> SavedModel:
     """The model of a saved folder, of a run at `step`, or of a file of psannlm.
 
     Raises:
-      ValueError: the path holds none of these, or something in it is damaged.
+      ValueError: the path holds none of these, or something in it is damaged; or a step of a model.
     """
-    if Path(path).is_file():
+    is_file, of_run = Path(path).is_file(), step in ("best", "newest")
+    if not of_run and (is_file or is_model_folder(path)):
+        raise ValueError(f"step={step} is for a run's workdir; {path} is a model, and has no steps")
+    if is_file:
         return load_checkpoint(path)
     if is_model_folder(path):
         return load_folder(path)

@@ -110,6 +110,15 @@ def test_saving_over_a_folder_replaces_it(tiny, folder):
     assert bases.name_of(load_folder(folder).base) == "transformer"
 
 
+@pytest.mark.parametrize("name", [CONFIG, TOKENIZER])
+def test_files_of_others_are_not_replaced(tiny, tmp_path, name):
+    (tmp_path / name).write_text('{"model_type": "other"}')
+    with pytest.raises(ValueError, match=f"path .* has a {name} .*; save the model in another"):
+        save_folder(tmp_path, _saved(tiny))
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"model_type": "other"}'
+
+
 def test_a_folder_is_known_by_its_weights(folder, tmp_path):
     assert is_model_folder(folder)
     assert not is_model_folder(tmp_path / "none")
