@@ -143,8 +143,11 @@ def local_path(name: str, value: str | os.PathLike) -> Path:
     """The path of what a field or a variable names.
 
     Raises:
-      ValueError: it is an address, as gs://bucket/x, of which a path would make a folder gs: here.
+      ValueError: it is empty, no path at all, or an address, as gs://bucket/x, of which a path
+        would make a folder gs: here.
     """
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ValueError(f"{name}={value!r} must be a path")
     if "://" in str(value):
         raise ValueError(
             f"{name}={str(value)!r} is an address, and files are written by path; mount a disk "

@@ -15,7 +15,7 @@ import warnings
 from psann_jax import bases, cluster
 from psann_jax.config import Config
 from psann_jax.data import Corpus, Tokenizer, load_tokenizer
-from psann_jax.fields import from_tree
+from psann_jax.fields import from_tree, local_path
 from psann_jax.infer.decode import generate
 from psann_jax.infer.sampling import Sampling
 from psann_jax.interop.folder import SavedModel, check_vocabulary, save_folder
@@ -25,13 +25,14 @@ from psann_jax.lm_options import (
     base_fields,
     devices_of,
     fit_config,
+    flag,
     mesh_of,
     refuse_unknown,
 )
 from psann_jax.model import LM
 from psann_jax.run.beginning import Given, digest
 from psann_jax.run.environment import use_compile_cache
-from psann_jax.run.going_on import refuse_other_weights, say_what_length_changes
+from psann_jax.run.going_on import check_length, refuse_other_weights
 from psann_jax.run.load import load_saved
 from psann_jax.run.plan import make_plan, with_vocabulary
 from psann_jax.run.report import Report
@@ -176,14 +177,16 @@ class psannLM:  # noqa: N801 - psannlm's name
         if val_data is not None:
             _check_data("val_data", val_data)
         use_compile_cache()
-        report = Report(quiet=not options.pop("verbose", True))
+        report = Report(quiet=not flag("verbose", options.pop("verbose", True)))
         named = {"epochs": epochs, "batch_tokens": batch_tokens, "lr": lr, "amp": amp, **options}
         corpus = self._corpus(train_data, val_data)
         config = fit_config(self.config, train_data.config, named)
         config = dataclasses.replace(config, mesh=mesh_of(fsdp))
         config = with_vocabulary(config, corpus.tokenizer.vocab_size)
         plan = make_plan(config, corpus, devices=devices_of(ddp))
-        workdir = None if checkpoint_dir is None else Workdir(checkpoint_dir)
+        workdir = None
+        if checkpoint_dir is not None:
+            workdir = Workdir(local_path("checkpoint_dir", checkpoint_dir))
         tokenizer = corpus.tokenizer
         with contextlib.ExitStack() as stack:
             if workdir:
@@ -196,7 +199,7 @@ class psannLM:  # noqa: N801 - psannlm's name
                     validation_apart=val_data is not None,
                     weights=weights,
                 )
-                say_what_length_changes(workdir, config, corpus, plan, report)
+                check_length(workdir, config, corpus, plan, report)
                 workdir.open(config, corpus, given)
             report.line(f"tokenizer {tokenizer.kind}, {tokenizer.vocab_size:,} pieces")
             report.line(plan.describe(config))
@@ -333,7 +336,7 @@ class psannLM:  # noqa: N801 - psannlm's name
 
         Raises:
           RuntimeError: there are no weights yet.
-          ValueError: the folder cannot be written.
+          ValueError: the folder cannot be written, or is a run's or another's.
         """
         if self._model is None:
             raise RuntimeError("the model has no weights yet; call fit or load first")
@@ -349,7 +352,7 @@ class psannLM:  # noqa: N801 - psannlm's name
 
         Raises:
           TypeError: an unknown option.
-          ValueError: the path holds none of these, or something in it is damaged.
+          ValueError: the path holds none of these, something in it is damaged, or it has no steps.
         """
         refuse_unknown("load", options, ("path", "step"))
         saved = load_saved(path, step)

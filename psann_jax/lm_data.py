@@ -1,6 +1,6 @@
 """psannLMDataPrep: texts or files as rows of tokens, for psannLM.fit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import os
 from pathlib import Path
@@ -138,6 +138,11 @@ class psannLMDataPrep:  # noqa: N801 - psannlm's name
 def _texts_or_sources(texts: Any) -> tuple[list[str] | None, tuple[str, ...]]:
     if isinstance(texts, (str, os.PathLike)):
         return None, (str(texts),)
+    table = isinstance(texts, Mapping) or hasattr(texts, "columns")  # which yields its names
+    if table or isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TypeError(
+            f"texts is {type(texts).__name__}; give a list of str, of a table its column of them"
+        )
     texts = list(texts)
     if texts and all(isinstance(t, os.PathLike) for t in texts):
         return None, tuple(str(t) for t in texts)

@@ -51,6 +51,7 @@ _ELSEWHERE = {
     "map_location": "weights go to JAX's default device; JAX_PLATFORMS=cpu in the environment is "
     "the CPU",
     "fsdp_cpu_offload": "offload=True keeps Adam's moments in the host's memory",
+    "learning_rate": "give lr",
     "steps_per_epoch": "give steps, which are those of the whole fit",
     "torch_compile": "every step is compiled",
     "optimizer": "it is AdamW; leave it out",
@@ -158,7 +159,7 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
     batch_tokens = max(checked_train.batch_tokens, least)
     remat, dtype = base.remat, base.dtype
     if "grad_checkpoint" in options:
-        remat = "full" if _flag("grad_checkpoint", options["grad_checkpoint"]) else "none"
+        remat = "full" if flag("grad_checkpoint", options["grad_checkpoint"]) else "none"
     if "amp" in options:
         check_choice("amp", options["amp"], _DTYPES)
         dtype = _DTYPES[options["amp"]]
@@ -170,7 +171,8 @@ def fit_config(base: bases.Base, data: DataConfig, options: Mapping[str, Any]) -
     )
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """The value of an argument that is True or False; raises ValueError for any other."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
     return value

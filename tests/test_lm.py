@@ -227,6 +227,8 @@ def test_an_unknown_argument_names_the_nearest(option, said):
         ({"dropout": 1.5}, "dropout=1.5"),
         ({"attn_impl": "flash"}, "attn_impl='flash' must be one of math, sdpa, auto"),
         ({"sine_params": {"freq_int": 1}}, "did you mean 'freq_init'"),
+        ({"sine_params": {"amp": 1.0}}, "no option 'amp'; give amp_init"),
+        ({"sine_params": {"decay": 0.1}}, "no option 'decay'; give damp_init"),
         ({"mlp_activation": "swish"}, "mlp_activation='swish' must be one of sine"),
         (
             {"mlp_activation": "gelu", "sine_params": {"freq_init": 2}},
@@ -316,11 +318,20 @@ def test_a_fit_option_reaches_the_config(data, option, value, field, expected):
         ({"steps": 5, "max_steps": 9}, TypeError, "steps and max_steps set the same"),
         ({"grad_checkpoint": "yes"}, ValueError, "grad_checkpoint='yes' must be True or False"),
         ({"lr": -1.0}, ValueError, "learning_rate=-1.0 must be positive"),
+        ({"learning_rate": 1e-3}, TypeError, "'learning_rate'; give lr"),
+        ({"verbose": "no"}, ValueError, "verbose='no' must be True or False"),
     ],
 )
 def test_a_fit_option_that_is_refused_is_named(data, options, error, said):
     with pytest.raises(error, match=said):
         psannLM(**SIZES).fit(data, **{**FIT, **options})
+
+
+@pytest.mark.parametrize("texts", [{"text": ["a"]}, None, b"text", 5])
+def test_texts_that_are_no_list_are_refused(texts):
+    """A table would yield the names of its columns."""
+    with pytest.raises(TypeError, match=f"texts is {type(texts).__name__}; give a list of str"):
+        psannLMDataPrep(texts)
 
 
 def test_load_says_where_the_weights_go():

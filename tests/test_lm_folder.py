@@ -75,6 +75,34 @@ def test_a_longer_fit_goes_on_with_the_weights_of_the_shorter(data, tmp_path):
     assert not all(np.array_equal(a, b) for a, b in zip(short, _weights(lm), strict=True))
 
 
+def test_a_shorter_fit_than_the_folder_has_is_refused(data, tmp_path):
+    """Else the folder's config would tell of a run that never was."""
+    psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"steps=2 ends with step 2, and .* reached step 3; give"):
+        psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **{**FIT, "steps": 2})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_saving_a_model_leaves_the_run_in_a_folder_as_it_is(data, tmp_path):
+    lm = psannLM(**SIZES).fit(data, checkpoint_dir=tmp_path, **FIT)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=r"has a config\.json that is no saved model's, of a run"):
+        lm.save(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_saved_model_has_no_steps(data, before):
+    with pytest.raises(ValueError, match=r"step=5 is for a run's workdir; .* is a model"):
+        psannLM.load(before, step=5)
+
+
+@pytest.mark.parametrize("folder", ["", 5])
+def test_a_checkpoint_dir_that_is_no_path_is_named(data, folder):
+    with pytest.raises(ValueError, match=f"checkpoint_dir={folder!r} must be a path"):
+        psannLM(**SIZES).fit(data, checkpoint_dir=folder, **FIT)
+
+
 def test_other_weights_than_a_fit_began_from_are_refused(data, before, tmp_path, stopped_fit):
     lm, other = psannLM.load(before), psannLM(**SIZES).fit(data, **{**FIT, "lr": 1e-3})
     stopped_fit(lm, data, checkpoint_dir=tmp_path, **FIT)

@@ -12,6 +12,7 @@ from psann_jax.nn.sine import PARAMETERS, SineConfig
 
 _SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "d_mlp", "dropout")
 _SINE = {"amp": "amplitude", "freq": "frequency", "damp": "damping"}
+_ALIASES = {**_SINE, "decay": "damping"}
 _SUFFIXES = {"_init": "", "_init_std": "_std", "_range": "_range", "_bounds": "_bounds"}
 _SINE_OPTIONS = {
     ours + end: theirs + to for ours, theirs in _SINE.items() for end, to in _SUFFIXES.items()
@@ -125,10 +126,12 @@ def _sine_field(name: str) -> str:
     ours = {f.name for f in dataclasses.fields(SineConfig)}
     if name in _SINE_OPTIONS or name in ours:
         return _SINE_OPTIONS.get(name, name)
-    hint = nearest(name, [*_SINE_OPTIONS, *sorted(ours), "trainable"])
+    start = _ALIASES.get(name, "")
+    options = [*_SINE_OPTIONS, *sorted(ours), "trainable"]
+    hint = next((f"; give {o}" for o in options if _SINE_OPTIONS.get(o) == start), "")
+    hint = hint or nearest(name, options)
     raise ValueError(f"sine_params has no option {name!r}{hint}")
 
 
 def _parameter(name: str) -> str:
-    aliases = {"amp": "amplitude", "freq": "frequency", "damp": "damping", "decay": "damping"}
-    return aliases.get(name, name)
+    return _ALIASES.get(name, name)

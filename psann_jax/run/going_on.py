@@ -52,16 +52,43 @@ def refuse_other_weights(
         )
 
 
-def say_what_length_changes(
+def check_length(
     workdir: Workdir, config: Config, corpus: Corpus, plan: Plan, report: Report
 ) -> None:
-    """Reports what another number of steps or epochs means for the run in the folder, if any."""
-    if report.quiet or not workdir.exists():
-        return
-    changed = LENGTH & workdir.changes(config).keys()
-    for name in sorted(changed):
+    """Reports what another number of steps or epochs means for the run in the folder, if any.
+
+    Raises:
+      ValueError: the run has already trained for longer.
+    """
+    changed = cluster.from_first(lambda: _changed_length(workdir, config, plan))
+    for name in changed:
         report.line(f"{name} has changed: the learning rate follows the new length from here on")
-    if "train.epochs" not in changed or config.train.steps or config.data.order == "tracks":
+    if "train.epochs" in changed and not report.quiet:
+        _say_what_is_passed_over(workdir, config, corpus, plan, report)
+
+
+def _changed_length(workdir: Workdir, config: Config, plan: Plan) -> list[str]:
+    if not workdir.exists() or not (changed := LENGTH & workdir.changes(config).keys()):
+        return []
+    checkpoints = Checkpoints(workdir.checkpoints, reads_only=True)
+    try:
+        reached = max(checkpoints.steps(), default=0)
+    finally:
+        checkpoints.close()
+    if reached > plan.steps:
+        length = "steps" if config.train.steps else "epochs"
+        raise ValueError(
+            f"train.{length}={getattr(config.train, length)} ends with step {plan.steps}, and the "
+            f"run in {workdir.path} has reached step {reached}; give a length of at least "
+            "that, or begin in another folder"
+        )
+    return sorted(changed)
+
+
+def _say_what_is_passed_over(
+    workdir: Workdir, config: Config, corpus: Corpus, plan: Plan, report: Report
+) -> None:
+    if config.train.steps or config.data.order == "tracks":
         return
     old, new = workdir.saved_config().train.epochs, config.train.epochs
     n_rows = len(corpus.train)

@@ -9,7 +9,7 @@ from psann_jax.data import Corpus, prepare
 from psann_jax.data.backends import of_characters
 from psann_jax.data.corpus import asked_vocab_size
 from psann_jax.run.finish import finish
-from psann_jax.run.going_on import say_what_length_changes
+from psann_jax.run.going_on import check_length
 from psann_jax.run.plan import make_plan, refuse_smaller_vocabulary, with_vocabulary
 from psann_jax.run.report import Report
 from psann_jax.run.stop import machine_failures
@@ -41,7 +41,7 @@ def run(config: Config, report: Report | None = None) -> Outcome:
     corpus = _corpus(config, report)
     config = with_vocabulary(config, corpus.tokenizer.vocab_size)
     plan = make_plan(config, corpus)
-    say_what_length_changes(workdir, config, corpus, plan, report)
+    check_length(workdir, config, corpus, plan, report)
     _say_what_is_read(corpus, report)
     report.line(plan.describe(config))
     with machine_failures(), workdir.held():
