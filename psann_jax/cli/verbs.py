@@ -36,6 +36,7 @@ _VERBS: dict[str, Any] = {
     "dry-run": dry_run,
 }
 _WITH_CONFIG_FLAGS = ("config", "dry-run")
+_WITH_TEXTS = ("generate", "tokenizer")
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +64,9 @@ def main(argv: list[str]) -> int:
     if args.verb in _WITH_CONFIG_FLAGS:
         return _VERBS[args.verb].main(args, rest)
     if rest:
-        late = "" if rest[0].startswith("-") else "; texts and files stand before the flags"
+        late = "; texts and files stand before the flags"
+        if rest[0].startswith("-"):
+            late = "; a text that begins with - stands last, after --" * (args.verb in _WITH_TEXTS)
         parser.error(f"unknown argument {rest[0]!r}{late}")
     return _VERBS[args.verb].main(args)
 

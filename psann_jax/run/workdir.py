@@ -186,7 +186,20 @@ class Workdir:
 
     def _beginning(self) -> dict[str, Any]:
         """What the run began with: the fields of `Given`, and `identity` of its rows."""
-        return json.loads(self.data.read_text()) if self.data.exists() else {}
+        if not self.data.exists():
+            return {}
+        try:
+            found = json.loads(self.data.read_text())
+        except ValueError as error:  # also of text that is no UTF-8
+            raise ValueError(self._damaged(str(error))) from None
+        if not isinstance(found, dict):
+            raise ValueError(self._damaged("it is no object"))
+        return found
+
+    def _damaged(self, fault: str) -> str:
+        return (
+            f"{self.data} cannot be read: {fault}; remove it to go on unchecked, or bring it back"
+        )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

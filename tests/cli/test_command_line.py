@@ -285,3 +285,12 @@ def test_a_file_to_import_that_does_not_run_is_one_line(tmp_path, capsys, text, 
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_text_that_begins_with_a_dash_is_told_where_it_stands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        verbs.main(["generate", "run", "-a"])
+    assert ended.value.code == 2
+    assert "unknown argument '-a'; a text that begins with - stands last, after --" in (
+        capsys.readouterr().err
+    )

@@ -56,6 +56,13 @@ def test_a_folder_that_is_not_there_is_no_run(tmp_path):
         Workdir(tmp_path / "none").saved_config()
 
 
+@pytest.mark.parametrize("text", ["garbage", "[]", "\0"])
+def test_damaged_data_are_named(opened, corpus, text):
+    opened.data.write_text(text)
+    with pytest.raises(ValueError, match=r"data\.json cannot be read: .*; remove it"):
+        opened.open(_config(), corpus)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"base": {"name": "nothing"}}'])
 def test_a_damaged_config_is_named(opened, text):
     opened.config.write_text(text)
