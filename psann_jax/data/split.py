@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_HELD_OUT = 2.0  # of the share asked for, before shorter documents are taken
+
 
 def validation_documents(lengths: Sequence[int], val_split: float, seed: int) -> np.ndarray:
     """Draws the validation documents, one from each of n_val strata of like length.
@@ -12,8 +14,11 @@ def validation_documents(lengths: Sequence[int], val_split: float, seed: int) ->
     count; the seed says which document of a stratum is held out. So long and short documents have
     the same share in both parts.
 
+    Where so few documents would hold out more than twice that share of the text, they are drawn
+    from those short enough, or where these are too few they are the shortest.
+
     Args:
-      lengths: size of each document, in any unit.
+      lengths: size of each document, in any unit that adds up.
       val_split: share of the documents, 0 to 0.5.
       seed: non-negative.
 
@@ -26,11 +31,21 @@ def validation_documents(lengths: Sequence[int], val_split: float, seed: int) ->
     if val_split <= 0 or n < 2:
         return held_out
     n_val = min(max(round(n * val_split), 1), n - 1)
-    by_length = np.argsort(np.asarray(lengths), kind="stable")
-    edges = np.arange(n_val + 1) * n // n_val
-    drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
-    held_out[by_length[drawn]] = True
+    sizes = np.asarray(lengths)
+    by_length = np.argsort(sizes, kind="stable")
+    drawn = _one_of_each_stratum(by_length, n_val, seed)
+    most = MOST_HELD_OUT * val_split * sizes.sum()
+    if sizes[drawn].sum() > most:
+        short = by_length[sizes[by_length] <= most / n_val]
+        short = short if len(short) >= n_val else by_length[:n_val]
+        drawn = _one_of_each_stratum(short, n_val, seed)
+    held_out[drawn] = True
     return held_out
+
+
+def _one_of_each_stratum(sorted_documents: np.ndarray, n: int, seed: int) -> np.ndarray:
+    edges = np.arange(n + 1) * len(sorted_documents) // n
+    return sorted_documents[np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
 
 
 def tail_cut(characters: Sequence[int], val_split: float) -> tuple[int, int]:

@@ -20,6 +20,17 @@ def test_one_document_from_each_stratum_of_length():
     assert sorted(ranks[held_out] // 10) == list(range(100))
 
 
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_documents_of_very_different_lengths_hold_out_little(n, seed):
+    """Never the one that is most of the text."""
+    lengths = np.random.default_rng(seed).lognormal(10, 2, n).astype(int) + 1
+    lengths[0] = 100 * lengths.sum()
+    held_out = validation_documents(lengths, 0.01, seed)
+    assert held_out.sum() == 1 and not held_out[0]
+    assert validation_documents([1000] * n, 0.01, seed).sum() == 1  # nothing is shorter there
+
+
 def test_same_seed_same_split():
     assert np.array_equal(*(validation_documents(LENGTHS, 0.1, 7) for _ in range(2)))
 
