@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 
+from psann_jax.data.config import MIN_VOCAB_SIZE
 from psann_jax.data.special_map import with_special_map
 from psann_jax.data.text import pieces
 from psann_jax.data.tokenizer import Tokenizer
@@ -34,7 +35,12 @@ def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
       kind: "auto", "sentencepiece", "hf", "char" or "groundthink-char".
       texts: what to learn from; long texts are cut, so their size does not matter.
       vocab_size: specials and the 256 bytes included; read `vocab_size` of the result back.
+
+    Raises:
+      ValueError: vocab_size is below MIN_VOCAB_SIZE.
     """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(f"vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}")
     short = (piece for text in texts for piece in pieces(text, _FIT_CHARACTERS))
     tokenizer = _backend(chosen_kind(kind)).fit(short, vocab_size)
     tokenizer.requested_vocab_size = vocab_size

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -70,6 +71,23 @@ def write_meta(folder: pathlib.Path, meta: CorpusMeta) -> None:
     (folder / _META_FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
+class Unreadable(ValueError):
+    """What is in the cache cannot be read for now, whatever its state."""
+
+
+def refuse_without_descriptors(path: pathlib.Path) -> None:
+    """Raises Unreadable where the process may open no more files; others would seem damaged."""
+    try:
+        with path.open("rb"), path.open("rb"):
+            pass
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Unreadable(
+                f"data.cache_dir: {str(path)!r} cannot be read ({error.strerror}); raise the limit "
+                "of open files (ulimit -n)"
+            ) from None
+
+
 def read_meta(folder: pathlib.Path) -> CorpusMeta:
     """What `write_meta` recorded.
 
@@ -85,6 +103,7 @@ def read_meta(folder: pathlib.Path) -> CorpusMeta:
             if (folder / name).stat().st_size != size:
                 raise ValueError(f"{name} is not of {size} bytes")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_without_descriptors(folder / _META_FILE)
         raise ValueError(f"data.cache_dir: {str(folder)!r} is damaged ({error})") from None
     return _meta(fields["meta"])
 

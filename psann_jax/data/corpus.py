@@ -15,6 +15,7 @@ from psann_jax.data.preparation import Preparation
 from psann_jax.data.shards import Rows
 from psann_jax.data.source import Source, open_source
 from psann_jax.data.tokenizer import Tokenizer
+from psann_jax.seq import Batch
 
 _log = logging.getLogger("psann_jax.data")
 # Settings that change no token by themselves; what they name has a digest of its own.
@@ -51,8 +52,15 @@ class Corpus:
         targets = np.concatenate([b.targets[b.weights > 0] for b in rows.in_order()])
         counted = self.tokenizer.count_bytes(targets)
         meta = self.meta.val
-        share = round(meta.bytes * len(targets) / max(1, meta.tokens))
-        return HeldOut(rows, share if counted is None else counted)
+        if counted is None:
+            counted = round(meta.bytes * len(targets) / max(1, meta.tokens))
+        elif self.tokenizer.ends_in_text:  # specials that the text spells have its bytes
+            told = sum(self._told_bytes(b) for b in self.val.in_order())
+            counted = round(counted * meta.bytes / max(1, told))
+        return HeldOut(rows, counted)
+
+    def _told_bytes(self, batch: Batch) -> int:
+        return self.tokenizer.count_bytes(batch.targets[batch.weights > 0]) or 0
 
 
 def prepare(
@@ -126,6 +134,8 @@ def _opened(folder: pathlib.Path) -> Corpus | None:
         return None
     try:
         return _open(folder)
+    except cache.Unreadable:  # for now: what is there stays
+        raise
     except ValueError as error:
         _log.warning("%s; preparing it again", error)
         cache.discard(folder)

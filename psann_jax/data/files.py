@@ -6,15 +6,18 @@ import difflib
 import glob
 import gzip
 import io
+import logging
 import lzma
 import os
 import pathlib
 import sysconfig
 import zlib
 
+_log = logging.getLogger("psann_jax.data")
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 RECORDS = (".jsonl", ".ndjson")
 _SNIFFED_BYTES = 4096
+_NAMED = 3  # of the files that are passed over
 _LONGEST_NAME = 255  # bytes
 _LONGEST_PATH = 4096  # what is longer is a text, and not looked for
 _FORMATS = {  # how a file begins -> what it is
@@ -115,7 +118,17 @@ def _may_be_text(source: str) -> bool:
 
 
 def _text_files(source: str, paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    texts = [path for path in paths if _is_text(path)]
+    texts, others = [], []
+    for path in paths:
+        (texts if _is_text(path) else others).append(path)
+    if texts and others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        _log.warning(
+            "data.sources: %r holds files that are no UTF-8 text, and not read: %s%s",
+            source,
+            ", ".join(str(path) for path in others[:_NAMED]),
+            more,
+        )
     if not texts:
         raise ValueError(
             f"data.sources: {source!r} holds no text files; name one with text, or leave "

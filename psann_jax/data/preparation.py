@@ -17,6 +17,7 @@ from psann_jax.data.pack import Packer, Part
 from psann_jax.data.progress import tracked
 from psann_jax.data.shards import ShardWriter
 from psann_jax.data.source import Document, Source, filled
+from psann_jax.data.split import MOST_HELD_OUT
 from psann_jax.data.text import pieces, utf8
 from psann_jax.data.tokenizer import Tokenizer
 
@@ -54,6 +55,11 @@ class Preparation:
         division = divide(self.source, self.config)
         self._announce(division)
         tokenizer = self.given or self._fitted(division)
+        if tokenizer.truncates:
+            _log.warning(
+                "the tokenizer keeps the beginning of each document alone, as its truncation says; "
+                "data.document='line' makes documents of lines"
+            )
         tokenizer.save(folder / cache.TOKENIZER_FILE)
         train, val = self._write_rows(folder, tokenizer, division)
         meta = cache.CorpusMeta(
@@ -63,8 +69,8 @@ class Preparation:
             max_length=self.config.max_length,
             pack_sequences=self.config.pack_sequences,
             blank_documents=division.blank,
-            train=train.meta(division.train_bytes),
-            val=val.meta(division.val_bytes) if division.held_out.any() else None,
+            train=train.meta(),
+            val=val.meta() if division.held_out.any() else None,
         )
         cache.write_meta(folder, meta)
         _report(meta, time.monotonic() - began)
@@ -79,6 +85,14 @@ class Preparation:
                 "file of many lines with data.document='auto'",
                 line,
                 self.config.val_split,
+            )
+        elif division.val_bytes > MOST_HELD_OUT * self.config.val_split * size:
+            _log.warning(
+                "%s; data.val_split=%g holds out %.0f %% of the text, as whole documents are and "
+                "these are few: give more, or set data.split='tail', which cuts the text",
+                line,
+                self.config.val_split,
+                100 * division.val_bytes / size,
             )
         else:
             _log.info("%s", line)
@@ -106,10 +120,12 @@ class Preparation:
                 stack.enter_context(_SplitWriter(folder, name, self.config, tokenizer))
                 for name in ("train", "val")
             )
-            for group in _groups(_cuts(documents, division.held_out)):
+            least = 0 if self.config.pack_sequences else self.config.max_length
+            for group in _groups(_cuts(documents, division.held_out), least):
                 for cut, ids in zip(group, _encoded(tokenizer, group), strict=True):
                     split = val if cut.held_out else train
                     split.parts.append(Part(ids, cut.opens, cut.closes))
+                    split.bytes += _bytes_kept(tokenizer, cut, ids)
                 train.flush()
                 val.flush()
         return train, val
@@ -124,6 +140,7 @@ class _SplitWriter:
 
     def __init__(self, folder: pathlib.Path, name: str, config: DataConfig, tokenizer: Tokenizer):
         self.parts: list[Part] = []
+        self.bytes = 0  # UTF-8, of the text that the parts stand for
         self._packer = Packer(
             config.max_length,
             config.pack_sequences,
@@ -147,16 +164,22 @@ class _SplitWriter:
         self._shards.add(self._packer.add(self.parts))
         self.parts = []
 
-    def meta(self, size: int) -> cache.SplitMeta:
-        """The counts, for documents of `size` bytes in all."""
+    def meta(self) -> cache.SplitMeta:
         return cache.SplitMeta(
             documents=self._packer.documents,
             tokens=self._packer.targets,
-            bytes=size,
+            bytes=self.bytes,
             rows=self._shards.rows,
             shards=tuple(self._shards.files),
             sha256=self._shards.sha256,
         )
+
+
+def _bytes_kept(tokenizer: Tokenizer, cut: _Cut, ids: np.ndarray) -> int:
+    """UTF-8 bytes of a text, or of the beginning that the tokenizer keeps of it."""
+    size = len(utf8(cut.text, cut.name))
+    kept = tokenizer.count_bytes(ids) if tokenizer.truncates else None
+    return size if kept is None else min(kept, size)
 
 
 def _sample(documents: Iterable[Document], share: float, seed: int) -> Iterator[str]:
@@ -194,12 +217,12 @@ def _cuts(documents: Iterable[Document], held_out: np.ndarray) -> Iterator[_Cut]
             yield _Cut(document.name, text, begin == 0, end == len(document.text), bool(held))
 
 
-def _groups(cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
-    """As many cuts at a time as are encoded at once."""
+def _groups(cuts: Iterable[_Cut], least: int) -> Iterator[list[_Cut]]:
+    """As many cuts at a time as are encoded at once, each counted as `least` tokens or more."""
     group, size = [], 0
     for cut in cuts:
         group.append(cut)
-        size += len(cut.text)
+        size += max(len(cut.text), least)
         if size >= _ENCODED_CHARACTERS:
             yield group
             group, size = [], 0

@@ -14,6 +14,7 @@ from typing import Self
 from array_record.python import array_record_module
 import numpy as np
 
+from psann_jax.data.cache import refuse_without_descriptors
 from psann_jax.data.pack import Block
 from psann_jax.data.record import empty_rows, from_records, record_dtype, to_batch, to_records
 from psann_jax.seq import Batch
@@ -116,6 +117,7 @@ class Rows:
         self._readers = [_reader(path) for path in paths]
         found = sum(reader.num_records() for reader in self._readers)
         if found != n_rows:
+            refuse_without_descriptors(self._paths[0])  # the library would find no rows
             raise _damaged(self._paths[0], f"{found} rows in place of {n_rows}")
 
     def __len__(self) -> int:
@@ -177,6 +179,7 @@ def _reader(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
     try:
         return array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
     except _READ_ERRORS as error:
+        refuse_without_descriptors(path)
         raise _damaged(path, _first_line(error)) from None
 
 

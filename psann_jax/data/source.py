@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from typing import NamedTuple, Protocol
 
 from psann_jax.data import files
@@ -12,6 +13,7 @@ from psann_jax.data.config import DataConfig
 from psann_jax.data.text import blank, line_pieces, utf8
 
 _NAMED = 3
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Document(NamedTuple):
@@ -147,7 +149,13 @@ class Files:
         for name, line in self._lines(path):
             line = line.removeprefix("\ufeff")
             if not blank(line):
-                yield Document(name, _field(_record(line, name), self.config.text_key, name))
+                text = _field(_record(line, name), self.config.text_key, name)
+                if self.config.invalid_utf8 == "error" and (found := _SURROGATE.search(text)):
+                    raise ValueError(
+                        f"data.invalid_utf8='error': {name} has the lone surrogate "
+                        f"{found[0]!a}; repair the line, or set data.invalid_utf8='keep'"
+                    )
+                yield Document(name, text)
 
     def _decoded(self, content: bytes, path: pathlib.Path, offset: int) -> str:
         if self.config.invalid_utf8 == "keep":

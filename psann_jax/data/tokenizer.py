@@ -33,6 +33,7 @@ class Tokenizer(abc.ABC):
       pad_id, bos_id, eos_id, unk_id: ids of the specials; a foreign vocabulary that lacks pad, bos
         or unk has its eos there.
       ends_in_text: whether text can spell eos, after which a new segment begins.
+      truncates: whether it keeps the beginning of a long text alone.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Tokenizer(abc.ABC):
     eos_id: int = EOS
     unk_id: int = UNK
     ends_in_text: bool = False
+    truncates: bool = False
     # What the backend cannot take as it is, and byte pieces carry instead.
     _escaped = re.compile("[\ud800-\udfff]+")
     # The backend gets longer texts in parts; None where it must see the whole text.

@@ -49,6 +49,7 @@ class PsannlmHFTokenizer(PsannlmTokenizer):
     def __init__(self, model: str, passthrough_ids: bool, special_ids: Mapping[str, int]):
         self._json, self._passthrough, self._special_ids = model, passthrough_ids, special_ids
         self._model = _read(model)
+        self.truncates = self._model.truncation is not None
         self._size = self._model.get_vocab_size(with_added_tokens=True)
         self._take_specials(_checked(special_ids, self._size))
         pieces = {i: piece for piece, i in self._model.get_vocab(with_added_tokens=True).items()}

@@ -1,10 +1,13 @@
+import errno
 import json
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -338,10 +341,13 @@ def test_digest_of_rows_follows_the_text_alone(make_config, tmp_path):
     assert all(len(digest) == 64 for digest in first)
 
 
-@pytest.mark.parametrize(("n", "level"), [(1, "WARNING"), (2, "INFO")])
-def test_preparation_logs_two_lines(make_config, caplog, n, level):
+@pytest.mark.parametrize(
+    ("n", "share", "level"), [(1, 0.1, "WARNING"), (2, 0.1, "WARNING"), (2, 0.4, "INFO")]
+)
+def test_preparation_logs_two_lines(make_config, caplog, n, share, level):
+    """The first is a warning where the share cannot be held out by whole documents."""
     with caplog.at_level("INFO", "psann_jax.data"):
-        data.prepare(make_config(val_split=0.1, vocab_size=5000), TEXTS[:n])
+        data.prepare(make_config(val_split=share, vocab_size=5000), TEXTS[:n])
     first, second = caplog.records
     assert first.getMessage().startswith(f"preparing {n} documents, 0.0 MB, tokenizer char")
     assert first.levelname == level
@@ -354,3 +360,37 @@ def test_chosen_tokenizer_is_logged(make_config, caplog):
     with caplog.at_level("INFO", "psann_jax.data"):
         data.prepare(make_config(tokenizer="auto"), TEXTS)
     assert "tokenizer sentencepiece" in caplog.text
+
+
+def test_short_documents_that_are_not_packed_are_written_a_few_at_a_time(make_config, monkeypatch):
+    """Each takes a row, however short it is."""
+    blocks, add = [], shards.ShardWriter.add
+
+    def spy(self, block):
+        blocks.append(len(block.lengths))
+        add(self, block)
+
+    monkeypatch.setattr(preparation, "_ENCODED_CHARACTERS", 4096)
+    monkeypatch.setattr(shards.ShardWriter, "add", spy)
+    config = make_config(pack_sequences=False, max_length=512)
+    assert len(data.prepare(config, ["a few words"] * 100).train) == 100
+    assert max(blocks) <= 4096 // 512
+
+
+def test_a_process_without_file_descriptors_keeps_the_cache(make_config, monkeypatch):
+    """The library finds no rows then, and says nothing."""
+    config = make_config()
+    data.prepare(config, TEXTS)
+    before = sorted(p.name for p in config.cache_folder.rglob("*"))
+
+    def refuse(self, *args, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    reader = types.SimpleNamespace(num_records=lambda: 0)
+    monkeypatch.setattr(shards, "_reader", lambda path: reader)
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(
+        ValueError, match=r"cannot be read \(Too many open files\); raise the limit"
+    ):
+        data.prepare(config, TEXTS)
+    assert sorted(p.name for p in config.cache_folder.rglob("*")) == before

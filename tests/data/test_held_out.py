@@ -53,3 +53,14 @@ def test_first_rows_are_the_rows(make_config):
 
 def test_no_validation_part_is_none(make_config):
     assert data.prepare(make_config(), [TRAIN]).held_out(3) is None
+
+
+def test_specials_that_a_text_spells_have_their_bytes(make_config):
+    """The vocabulary tells none of theirs; a few rows have as many a token as all."""
+    config = make_config(tokenizer="groundthink-char", val_split=0.5)
+    corpus = data.prepare(config, ["hi yo<|eos|>" * 40] * 10)
+    whole, part = corpus.held_out(), corpus.held_out(len(corpus.val) - 1)
+    assert part.n_bytes / whole.n_bytes == pytest.approx(1 - 1 / len(corpus.val), rel=0.02)
+    plain = data.prepare(config, ["hi yo. " * 40] * 10)
+    targets = [b.targets[b.weights > 0] for b in plain.held_out(3).rows.in_order()]
+    assert plain.held_out(3).n_bytes == plain.tokenizer.count_bytes(np.concatenate(targets))

@@ -112,6 +112,16 @@ def test_folders_are_read_sorted_without_hidden_and_binary_files(tmp_path):
     assert texts_of(tmp_path) == ["b.txt", "a/c.py", "a/z.md"]
 
 
+def test_files_that_are_passed_over_are_named(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "b.txt").write_bytes("text".encode("utf-16"))
+    (tmp_path / "c.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd...")
+    with caplog.at_level("WARNING", "psann_jax.data"):
+        assert texts_of(tmp_path) == ["some text"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "not read: " in said and "b.txt, " in said and "c.jsonl.zst" in said
+
+
 def test_globs_are_sorted_and_no_file_is_read_twice(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(name)
@@ -298,6 +308,13 @@ def test_bad_jsonl_line_is_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=message) as caught:
         documents(tmp_path / "a.jsonl")
     assert "\n" not in str(caught.value)
+
+
+def test_a_surrogate_spelled_in_json_is_no_utf8_either(tmp_path):
+    (tmp_path / "a.jsonl").write_text(r'{"text": "abc \udcff"}')
+    assert texts_of(tmp_path / "a.jsonl") == ["abc \udcff"]
+    with pytest.raises(ValueError, match=r"a\.jsonl:1 has the lone surrogate '\\udcff'; repair"):
+        texts_of(tmp_path / "a.jsonl", invalid_utf8="error")
 
 
 def test_lone_surrogate_names_the_document(tmp_path):

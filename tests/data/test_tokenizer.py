@@ -316,3 +316,9 @@ def test_fit_is_the_same_in_another_process(kind):
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert found.stdout == fitted(kind).to_bytes()
+
+
+def test_a_vocabulary_smaller_than_its_bytes_is_refused():
+    for kind in ("sentencepiece", "char", "groundthink-char"):
+        with pytest.raises(ValueError, match="vocab_size=100 must be at least 264"):
+            fit_tokenizer(kind, ["some text"], 100)

@@ -19,7 +19,7 @@ import sentencepiece
 import tokenizers
 
 from psann_jax import bases
-from psann_jax.data import backends, fit_tokenizer, load_tokenizer
+from psann_jax.data import DataConfig, backends, fit_tokenizer, load_tokenizer, prepare
 from psann_jax.interop.folder import SavedModel, load_folder, save_folder
 from psann_jax.interop.psannlm_tokenizer import from_state, to_state
 from psann_jax.model import LM
@@ -383,3 +383,16 @@ def test_specials_that_a_map_names_go_along(tmp_path):
     state = to_state(load_tokenizer(tmp_path / "t.json", tmp_path / "map.json"))
     assert state["special_ids"] == {"pad": 2, "bos": 2, "eos": 2, "unk": 0}
     assert tokenizers.Tokenizer.from_str(state["model"]).token_to_id("<stop>") == 2
+
+
+def test_what_truncation_leaves_out_has_no_bytes(tmp_path, caplog):
+    """It keeps 40 tokens of each document."""
+    config = DataConfig(
+        max_length=8, val_split=0.0, document="file", cache_dir=str(tmp_path / "cache")
+    )
+    text = "the lazy dog " * 200
+    with caplog.at_level("WARNING", "psann_jax.data"):
+        corpus = prepare(config, [text, text], tokenizer=converted("tokenizers_template"))
+    assert "keeps the beginning of each document alone" in caplog.text
+    kept = [corpus.tokenizer.decode(corpus.tokenizer.encode(text))] * 2
+    assert corpus.meta.train.bytes == sum(len(t.encode()) for t in kept) < len(text)
