@@ -26,6 +26,7 @@ _PACKAGES = {
     "groundthink-char": "numpy",
 }
 _FIT_CHARACTERS = 2048
+_LEAST = {"groundthink-char": 33}  # which has no bytes, but 32 reserved ids
 
 
 def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -37,10 +38,11 @@ def fit(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
       vocab_size: specials and the 256 bytes included; read `vocab_size` of the result back.
 
     Raises:
-      ValueError: vocab_size is below MIN_VOCAB_SIZE.
+      ValueError: vocab_size leaves no room beside what every vocabulary of the kind has.
     """
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise ValueError(f"vocab_size={vocab_size} must be at least {MIN_VOCAB_SIZE}")
+    least = _LEAST.get(kind, MIN_VOCAB_SIZE)
+    if vocab_size < least:
+        raise ValueError(f"vocab_size={vocab_size} must be at least {least} for {kind!r}")
     short = (piece for text in texts for piece in pieces(text, _FIT_CHARACTERS))
     tokenizer = _backend(chosen_kind(kind)).fit(short, vocab_size)
     tokenizer.requested_vocab_size = vocab_size
