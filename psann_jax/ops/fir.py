@@ -48,7 +48,8 @@ def fir(
         y = _by_fft(x, taps)
     else:
         few = _two_documents_at_most(segments, width)
-        apart = segments[..., None] % 2 == jnp.arange(2)  # [B, T, 2]
+        held = segments[..., None]
+        apart = (held % 2 == jnp.arange(2)) & (held > 0)  # [B, T, 2], padding in neither
 
         def alternating():
             one, two = (_by_fft(jnp.where(apart[..., i, None], x, 0), taps) for i in range(2))

@@ -84,6 +84,20 @@ def test_packed_documents_do_not_mix_in_value_or_gradient(width, most):
         np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max() + 2e-5)
 
 
+@pytest.mark.parametrize("width", [50, 100, 128])
+def test_padding_between_documents_reaches_none(width):
+    x, taps = _data(0, 1, 139, 3, width)
+    segments = jnp.array([[1] * 60 + [0] * 20 + [2] * 59])
+    positions = jnp.array([[*range(60), *[0] * 20, *range(59)]])
+
+    def second(x):
+        return fir(x, taps, positions=positions, segments=segments)[0][:, 80:]
+
+    np.testing.assert_allclose(second(x), _expected(x[:, 80:], taps), atol=1e-5)
+    moved = jax.grad(lambda x: jnp.sum(second(x) ** 2))(x)
+    assert np.abs(moved[:, :80]).max() < 1e-5  # what the transform rounds
+
+
 def test_direct_and_fourier_forms_agree(monkeypatch):
     x, taps = _data(0, 2, 300, 4, 200)
     by_fft = fir(x, taps)[0]
