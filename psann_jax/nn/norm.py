@@ -1,29 +1,43 @@
 """Norms over the features, computed in float32: one of NORMS goes before every mixer.
 
-For the backward pass they keep x alone, in its own dtype, and compute the float32 arrays again.
+For the backward pass they keep x in its own dtype, and of each token its mean and its scale.
 """
 
 from collections.abc import Callable
+import functools
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+_mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
 
-@jax.checkpoint
-def _rms(x, scale):
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _norm(x, scale, centred: bool, epsilon: float):
+    """(x - m) / sqrt(mean((x - m)^2) + epsilon) * scale, m the mean if `centred`, or else 0."""
+    return _norm_fwd(x, scale, centred, epsilon)[0]
+
+
+def _norm_fwd(x, scale, centred, epsilon):
     x32 = x.astype(jnp.float32)
-    power = jnp.mean(x32 * x32, axis=-1, keepdims=True)
-    return (x32 * (scale * jax.lax.rsqrt(power + 1e-6))).astype(x.dtype)
+    mean = _mean(x32) if centred else jnp.zeros((), jnp.float32)
+    inverse = jax.lax.rsqrt(_mean((x32 - mean) ** 2) + epsilon)
+    y = (x32 - mean) * inverse * scale
+    return y, (x, scale, mean, inverse)
 
 
-@jax.checkpoint
-def _layer(x, scale, bias):
-    x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    power = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    unit = centred * jax.lax.rsqrt(power + 1e-5)
-    return (unit * scale + bias).astype(x.dtype)
+def _norm_bwd(centred, epsilon, saved, g):
+    x, scale, mean, inverse = saved
+    unit, slope = (x.astype(jnp.float32) - mean) * inverse, g * scale
+    # What a shift, if centred, and a stretch of the token would give is not felt behind the norm.
+    dx = slope - unit * _mean(slope * unit)
+    dx = inverse * (dx - _mean(slope) if centred else dx)
+    dscale = jnp.sum((g * unit).reshape(-1, unit.shape[-1]), axis=0)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype)
+
+
+_norm.defvjp(_norm_fwd, _norm_bwd)
 
 
 class RMSNorm(nnx.Module):
@@ -33,7 +47,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((d_model,)), axes=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-        return _rms(x, self.scale[...])
+        return _norm(x, self.scale[...], False, 1e-6).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -44,7 +58,8 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((d_model,)), axes=("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-        return _layer(x, self.scale[...], self.bias[...])
+        unit = _norm(x, self.scale[...], True, 1e-5)
+        return (unit + self.bias[...]).astype(x.dtype)
 
 
 class NoNorm(nnx.Module):

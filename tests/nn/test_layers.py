@@ -39,6 +39,27 @@ def test_norms_compute_in_float32_and_return_their_inputs_dtype(name):
     np.testing.assert_allclose(y.astype(np.float32), norm(x.astype(jnp.float32)), atol=2**-7)
 
 
+def _formula(x, scale, centred, epsilon):
+    x = x - jnp.mean(x, -1, keepdims=True) if centred else x
+    return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + epsilon) * scale
+
+
+@pytest.mark.parametrize(("name", "epsilon"), [("rms", 1e-6), ("layer", 1e-5)])
+@pytest.mark.parametrize("size", [1.0, 1e-3])  # one where epsilon counts
+def test_gradients_of_norms_are_those_of_their_formulas(name, epsilon, size):
+    x, g = size * RNG.standard_normal((2, 3, 5, 16)).astype(np.float32)
+    norm = NORMS[name](16)
+    norm.scale = nnx.Param(jnp.linspace(-1, 2, 16))
+    scale = norm.scale[...]
+    _, pull = jax.vjp(lambda norm, x: norm(x), norm, x)
+    ours, dx = pull(g)
+    _, pull = jax.vjp(lambda x, s: _formula(x, s, name == "layer", epsilon), x, scale)
+    np.testing.assert_allclose(dx, (expected := pull(g))[0], rtol=1e-4, atol=1e-5 * size)
+    np.testing.assert_allclose(ours.scale[...], expected[1], rtol=1e-4, atol=1e-5 * size)
+    if name == "layer":
+        np.testing.assert_allclose(ours.bias[...], g.sum((0, 1)), rtol=1e-5, atol=1e-6 * size)
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_norms_of_zeros_are_finite(name):
     gradient = jax.grad(lambda x: jnp.sum(NORMS[name](4)(x)))(jnp.zeros((2, 4)))
