@@ -62,54 +62,35 @@ def reference(z, amplitude, frequency, damping, envelope: str = "abs") -> jax.Ar
 def sincos(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """sin x and cos x of float32 x in radians, sharing one range reduction.
 
-    Within 2e-7 of exact for |x| up to 1e6 and 1e-4 up to 2^31. Beyond that neighbouring float32
-    numbers are many periods apart, and x counts as 0. Infinities and NaN give NaN.
+    Within 2e-7 of exact for |x| below 2^31. Beyond that neighbouring float32 numbers are many
+    periods apart, and x counts as 0. Infinities and NaN give NaN.
     """
     x = jnp.where(jnp.abs(x) < 2.0**31, x, x - x)
-    x, rounded = _whole_periods_off(x)
-    k = jnp.round(x * np.float32(2 / math.pi))
-    r = x
-    for part in _QUARTER:  # Cody and Waite
-        r = r - k * np.float32(part)
-    r = r + rounded
+    r, quarter = _quarter_periods_off(x)
     s, c = _polynomials(r)
-    quarter = k.astype(jnp.int32)
     odd = (quarter & 1) == 1
     s, c = jnp.where(odd, c, s), jnp.where(odd, s, c)
-    s = jnp.where((quarter & 2) == 2, -s, s)
-    c = jnp.where(((quarter + 1) & 2) == 2, -c, c)
-    return jnp.clip(s, -1.0, 1.0), jnp.clip(c, -1.0, 1.0)
+    return _negated(s, quarter), _negated(c, quarter + 1)
 
 
-def _parts(value: float, bits: tuple[int, ...]) -> tuple[float, ...]:
-    """`value` as a sum of floats of few bits (the last of 24), whose multiples are exact."""
-    parts = []
-    for n in bits:
-        unit = 2.0 ** (math.floor(math.log2(abs(value))) + 1 - n)
-        parts.append(math.floor(value / unit) * unit)
-        value -= parts[-1]
-    return (*parts, value)
+_as = jax.lax.convert_element_type
 
 
-_COARSE = _parts(2 * math.pi * 4096, (7, 7, 7))  # whole periods, for large arguments
-_QUARTER = _parts(math.pi / 2, (10, 10))
+def _quarter_periods_off(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x less its nearest multiple k of pi/2, and k, int32.
 
-
-def _whole_periods_off(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x less its nearest multiple of sum(_COARSE), and what float32 has rounded off of that.
-
-    The multiple of the first part, which is nearly all of x, is taken off exactly; what the others
-    round off is kept, as Knuth's two-sum has it.
+    In float64, which has bits enough for every k here.
     """
-    n = jnp.round(x * np.float32(1 / sum(_COARSE)))
-    x, rounded = x - n * np.float32(_COARSE[0]), jnp.zeros_like(x)
-    for part in _COARSE[1:]:
-        taken = n * np.float32(part)
-        left = x - taken
-        back = x - left
-        rounded += (back - taken) + (x - (left + back))
-        x = left
-    return x, rounded
+    with jax.enable_x64(True):  # JAX would take float64 for float32
+        wide = _as(x, np.float64)
+        k = jax.lax.round(wide * np.float64(2 / np.pi), jax.lax.RoundingMethod.TO_NEAREST_EVEN)
+        return _as(wide - k * np.float64(np.pi / 2), np.float32), _as(k, np.int32)
+
+
+def _negated(x: jax.Array, quarter: jax.Array) -> jax.Array:
+    """x, its sign turned in the third and fourth of every four quarters."""
+    bits = jax.lax.bitcast_convert_type(x, np.int32) ^ ((quarter & 2) << 30)
+    return jax.lax.bitcast_convert_type(bits, np.float32)
 
 
 def _polynomials(r: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,12 +164,15 @@ def _rows_of_block(features: int) -> int:
 
 
 def _over_blocks(gradients, rows, block: int):
-    z, g = (r.reshape(-1, block, r.shape[-1]) for r in rows)
-
-    def body(total, zg):
-        dz, sums = gradients(*zg)
-        return jax.tree.map(jnp.add, total, sums), dz
-
+    """`gradients` of [N, F], block by block; dz takes the place of g, to spare a buffer."""
+    z, g = rows
     zero = jnp.zeros(z.shape[-1], jnp.promote_types(z.dtype, jnp.float32))
-    sums, dz = jax.lax.scan(body, (zero,) * 3, (z, g))
-    return dz, sums
+
+    def body(i, total):
+        out, sums = total
+        own = (jax.lax.dynamic_slice_in_dim(a, i * block, block) for a in (z, out))
+        dz, more = gradients(*own)
+        out = jax.lax.dynamic_update_slice_in_dim(out, dz, i * block, 0)
+        return out, jax.tree.map(jnp.add, sums, more)
+
+    return jax.lax.fori_loop(0, len(z) // block, body, (g, (zero,) * 3))
