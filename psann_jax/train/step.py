@@ -10,7 +10,7 @@ import optax
 from psann_jax.model import LMState, trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy, linear_scores
 from psann_jax.seq import Batch, Seq, collected, dealt, positions_after
-from psann_jax.sharding import constrain
+from psann_jax.sharding import constrain, distributed
 from psann_jax.train.state import TrainState, offloaded, on_device
 
 Metrics = dict[str, jax.Array]  # scalars
@@ -102,11 +102,14 @@ def train_step(
     grads = jax.tree.map(lambda g: g * grads_share, grads)
     metrics = {"loss": nats * share, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
     metrics |= {f"grad_rms_{name}": gradient_rms(grads, name) for name in branches}
-    updates, opt_state = optimizer.update(grads, state.opt_state, weights)
     good = _finite((metrics["loss"], metrics["grad_norm"], carry))
-    new = optax.apply_updates(weights, updates), opt_state, carry
-    old = weights, state.opt_state, state.carry
-    weights, opt_state, carry = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    carry = _where(good, carry, state.carry)
+
+    def update(weights, opt_state):
+        updates, opt_state = optimizer.update(grads, opt_state, weights)
+        return optax.apply_updates(weights, updates), opt_state
+
+    weights, opt_state = _updated_if(good, update, (weights, state.opt_state))
     metrics["skipped"] = state.skipped + jnp.where(good, 0, 1)
     model = with_trained(state.model, weights)
     step, skipped = state.step + 1, metrics["skipped"]
@@ -114,6 +117,21 @@ def train_step(
         doubled = jnp.where(step % SCALE_STEPS == 0, 2 * scale, scale)
         scale = metrics["loss_scale"] = jnp.clip(jnp.where(good, doubled, scale / 2), *_SCALES)
     return TrainState(step, model, opt_state, state.key, carry, skipped, scale), metrics
+
+
+def _updated_if(good: jax.Array, update: Callable[..., Any], old: tuple[Any, ...]) -> Any:
+    """update(*old) if `good`, else `old`; on one CPU device as a branch, elsewhere as a selection.
+
+    For the selection XLA:CPU copies every moment first, so that the update takes half as long
+    again. A branch makes a GPU's queue wait for the host.
+    """
+    if jax.default_backend() == "cpu" and not distributed():
+        return jax.lax.cond(good, update, lambda *old: old, *old)
+    return _where(good, update(*old), old)
+
+
+def _where(good: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
 
 
 def _finite(tree: Any) -> jax.Array:
