@@ -8,6 +8,7 @@ import warnings
 import jax
 
 from psann_jax import sharding
+from psann_jax.compiling import jit
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, HeldOut, prepare
 from psann_jax.evals.perplexity import evaluate, evaluate_carried
@@ -51,9 +52,9 @@ def evaluate_run(
     mesh = sharding.make_mesh(data=-1, fsdp=1)
     batch_rows = _rows(batch_tokens, data)
     with jax.set_mesh(mesh), matmul_precision(run.config.train.matmul_precision):
-        result = evaluate(jax.jit(eval_step), run.model, held_out, mesh, batch_rows=batch_rows)
+        result = evaluate(jit(eval_step), run.model, held_out, mesh, batch_rows=batch_rows)
         if data.order == "tracks":
-            carried = jax.jit(carried_eval_step, donate_argnums=2)
+            carried = jit(carried_eval_step, donate_argnums=2)
             tracks = _tracks(run.config)
             result |= evaluate_carried(carried, run.model, held_out.rows, mesh, tracks=tracks)
     return {"step": run.step, "documents": meta.documents, "tokens": meta.tokens, **result}
@@ -80,7 +81,7 @@ def evaluate_saved(
     rows = _rows(batch_tokens, data)
     with jax.set_mesh(mesh):
         held_out = HeldOut(corpus.train, meta.bytes)
-        result = evaluate(jax.jit(eval_step), saved.model, held_out, mesh, batch_rows=rows)
+        result = evaluate(jit(eval_step), saved.model, held_out, mesh, batch_rows=rows)
     return {"documents": meta.documents, "tokens": meta.tokens, **result}
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import jax
-
 from psann_jax import sharding
+from psann_jax.compiling import jit
 from psann_jax.config import Config
 from psann_jax.data import Corpus, HeldOut, Rows, batches
 from psann_jax.evals.fusion import fusion_means
@@ -34,8 +33,8 @@ class Validation:
     def __init__(self, config: Config, corpus: Corpus, plan: Plan):
         self.config, self.corpus, self.plan = config, corpus, plan
         self.held_out = held_out(config, corpus, plan)
-        self.eval_step = jax.jit(eval_step)
-        self.carried_eval_step = jax.jit(carried_eval_step, donate_argnums=2)
+        self.eval_step = jit(eval_step)
+        self.carried_eval_step = jit(carried_eval_step, donate_argnums=2)
 
     @property
     def n_rows(self) -> int | None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from psann_jax.compiling import jit
 from psann_jax.model import LMState, trainable, with_trained
 from psann_jax.ops.cross_entropy import linear_cross_entropy, linear_scores
 from psann_jax.seq import Batch, Seq, collected, dealt, positions_after
@@ -185,4 +186,4 @@ def jit_train_step(
             state = on_device(state, where)
         return train_step(state, batch, optimizer=optimizer, **options)
 
-    return jax.jit(step, donate_argnums=0, in_shardings=(where, None), out_shardings=(where, None))
+    return jit(step, donate_argnums=0, in_shardings=(where, None), out_shardings=(where, None))
