@@ -12,6 +12,7 @@ import limits
 from model_sizes import OVERRIDES, Sizes, sizes_of
 from timing import ratio, summary, take_turns, timed
 
+from psann_jax.compiling import jit
 from psann_jax.nn.norm import RMSNorm
 from psann_jax.ops import sine
 from psann_jax.ops.attention import attention
@@ -34,7 +35,7 @@ def kernels(args: argparse.Namespace) -> dict[str, Any]:
     found = kernels_of(sizes_of(args), args.dtype)
     variants, needs = {}, {}
     for name, kernel in found.items():
-        forward, both = jax.jit(kernel.function), jax.jit(partial(_both, kernel.function))
+        forward, both = jit(kernel.function), jit(partial(_both, kernel.function))
         gradient = _like(jax.eval_shape(kernel.function, *kernel.inputs))
         runs = {
             "forward": partial(forward, *kernel.inputs),
