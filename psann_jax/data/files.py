@@ -91,6 +91,11 @@ def _expand(source: str) -> list[pathlib.Path]:
     if os.path.isdir(path):  # noqa: PTH112
         return _text_files(source, _walk(path))
     if os.path.exists(path):  # noqa: PTH110
+        if _is_read_once(path):
+            raise ValueError(
+                f"data.sources: {source!r} is a pipe or a device, which can be read only once; "
+                "write it to a file first"
+            )
         _refuse_other_formats(path)
         return [path]
     matches = _matches(path) if glob.has_magic(source) else []
@@ -138,7 +143,7 @@ def _text_files(source: str, paths: Iterable[pathlib.Path]) -> list[pathlib.Path
 
 
 def _walk(root: pathlib.Path, skipped: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
-    """Files below a folder in sorted order; hidden files and folders are left out.
+    """Files below a folder in sorted order; hidden ones and pipes are left out.
 
     Links to folders elsewhere are followed, each folder is entered once.
 
@@ -154,8 +159,14 @@ def _walk(root: pathlib.Path, skipped: tuple[str, ...] = ()) -> Iterator[pathlib
         entered.add(place)
         folders[:] = sorted(n for n in folders if n not in skipped and not n.startswith("."))
         for name in sorted(names):
-            if not name.startswith("."):
-                yield pathlib.Path(folder, name)
+            path = pathlib.Path(folder, name)
+            if not name.startswith(".") and not _is_read_once(path):
+                yield path
+
+
+def _is_read_once(path: pathlib.Path) -> bool:
+    """Whether what is there is no file, but a pipe, a socket or a device."""
+    return path.exists() and not path.is_file()
 
 
 def _raise_unreadable(error: OSError) -> None:

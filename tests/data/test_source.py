@@ -329,3 +329,11 @@ def test_damaged_compressed_file_is_named(tmp_path, suffix):
     (tmp_path / f"a.txt{suffix}").write_bytes(b"not compressed")
     with pytest.raises(ValueError, match="cannot be read"):
         documents(tmp_path / f"a.txt{suffix}")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe or a device.*write it to a file"):
+        documents(tmp_path / "pipe")
+    (tmp_path / "text.txt").write_text("words")
+    assert [d.text for d in documents(tmp_path)] == ["words"]
