@@ -123,8 +123,8 @@ def _inputs(config: DataConfig, source: Source, given: Tokenizer | None) -> dict
         del settings[name]
     settings["tokenizer"] = given.kind if given else backends.chosen_kind(config.tokenizer)
     model = hashlib.sha256(given.to_bytes()).hexdigest() if given else None
-    if given and given.reads_whole_texts:  # rows of its parts may be in the cache
-        settings["whole_texts"] = True
+    if given and given.reads_whole_texts:  # rows of its parts, as once made, may be in the cache
+        settings["whole_texts"] = "uncut"
     return {"settings": settings, "source": source.digest(), "model": model}
 
 

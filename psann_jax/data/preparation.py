@@ -121,7 +121,8 @@ class Preparation:
                 for name in ("train", "val")
             )
             least = 0 if self.config.pack_sequences else self.config.max_length
-            for group in _groups(_cuts(documents, division.held_out), least):
+            most = None if tokenizer.reads_whole_texts else _ENCODED_CHARACTERS
+            for group in _groups(_cuts(documents, division.held_out, most), least):
                 for cut, ids in zip(group, _encoded(tokenizer, group), strict=True):
                     split = val if cut.held_out else train
                     split.parts.append(Part(ids, cut.opens, cut.closes))
@@ -208,11 +209,11 @@ def _unchanged(documents: Iterable[Document], lengths: list[int]) -> Iterator[Do
         )
 
 
-def _cuts(documents: Iterable[Document], held_out: np.ndarray) -> Iterator[_Cut]:
-    """The documents, long ones in several cuts."""
+def _cuts(documents: Iterable[Document], held_out: np.ndarray, most: int | None) -> Iterator[_Cut]:
+    """The documents, those of more than `most` characters in several cuts; None: each in one."""
     for document, held in zip(documents, held_out, strict=True):
         end = 0
-        for text in pieces(document.text, _ENCODED_CHARACTERS):
+        for text in pieces(document.text, most or max(1, len(document.text))):
             begin, end = end, end + len(text)
             yield _Cut(document.name, text, begin == 0, end == len(document.text), bool(held))
 
