@@ -18,6 +18,8 @@ FORMAT = 3
 TOKENIZER_FILE = "tokenizer"
 _META_FILE = "meta.json"
 _STALE_SECONDS = 24 * 3600
+# Of a read: the file is not there, or is no file, or is empty. What else fails may pass.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 # What `building` and `discard` name; the folder may hold anything else.
 _OURS = re.compile(r"\.[0-9a-f]{32}\.(\d+|damaged)\.[0-9a-f]{8}")
 
@@ -75,17 +77,26 @@ class Unreadable(ValueError):
     """What is in the cache cannot be read for now, whatever its state."""
 
 
-def refuse_without_descriptors(path: pathlib.Path) -> None:
-    """Raises Unreadable where the process may open no more files; others would seem damaged."""
+def refuse_unreadable(path: pathlib.Path) -> None:
+    """Tells a file that cannot be read now from one that is damaged, which stays unsaid here.
+
+    Raises:
+      Unreadable: the limit of open files is reached, the disk or the network fails, a right lacks.
+    """
     try:
-        with path.open("rb"), path.open("rb"):
-            pass
+        with path.open("rb") as file, path.open("rb"):
+            file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.read(1)
     except OSError as error:
+        if error.errno in _DAMAGE:
+            return
+        way_out = "start again once it can"
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise Unreadable(
-                f"data.cache_dir: {str(path)!r} cannot be read ({error.strerror}); raise the limit "
-                "of open files (ulimit -n)"
-            ) from None
+            way_out = "raise the limit of open files (ulimit -n)"
+        raise Unreadable(
+            f"data.cache_dir: {str(path)!r} cannot be read ({error.strerror}); {way_out}"
+        ) from None
 
 
 def read_meta(folder: pathlib.Path) -> CorpusMeta:
@@ -103,7 +114,8 @@ def read_meta(folder: pathlib.Path) -> CorpusMeta:
             if (folder / name).stat().st_size != size:
                 raise ValueError(f"{name} is not of {size} bytes")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        refuse_without_descriptors(folder / _META_FILE)
+        for name in (_META_FILE, TOKENIZER_FILE):
+            refuse_unreadable(folder / name)
         raise ValueError(f"data.cache_dir: {str(folder)!r} is damaged ({error})") from None
     return _meta(fields["meta"])
 

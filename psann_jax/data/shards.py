@@ -9,12 +9,13 @@ import contextlib
 import copy
 import hashlib
 import pathlib
+import resource
 from typing import Self
 
 from array_record.python import array_record_module
 import numpy as np
 
-from psann_jax.data.cache import refuse_without_descriptors
+from psann_jax.data.cache import refuse_unreadable
 from psann_jax.data.pack import Block
 from psann_jax.data.record import empty_rows, from_records, record_dtype, to_batch, to_records
 from psann_jax.seq import Batch
@@ -23,6 +24,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _SHARD_BYTES = 256 << 20
 _ROWS_AT_ONCE = 512
+_OTHER_FILES = 1024  # that the process may have open beside the shards of a split
 _READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
@@ -114,10 +116,11 @@ class Rows:
         self._dtype = record_dtype(max_length, vocab_size)
         self._per_shard = rows_per_shard(self._dtype)
         self._paths = list(paths)
+        _may_open(len(self._paths))
         self._readers = [_reader(path) for path in paths]
         found = sum(reader.num_records() for reader in self._readers)
         if found != n_rows:
-            refuse_without_descriptors(self._paths[0])  # the library would find no rows
+            refuse_unreadable(self._paths[0])  # the library would find no rows
             raise _damaged(self._paths[0], f"{found} rows in place of {n_rows}")
 
     def __len__(self) -> int:
@@ -164,6 +167,7 @@ class Rows:
         try:
             rows = from_records(self._readers[shard].read(places), self._dtype)
         except _READ_ERRORS as error:
+            refuse_unreadable(self._paths[shard])
             raise _damaged(self._paths[shard], _first_line(error)) from None
         if not np.array_equal(rows["row"], indices):
             raise _damaged(self._paths[shard], "rows are out of order")
@@ -175,11 +179,19 @@ def rows_per_shard(dtype: np.dtype) -> int:
     return max(1, _SHARD_BYTES // dtype.itemsize)
 
 
+def _may_open(n: int) -> None:
+    """Raises this process's limit of open files, which is often 1,024, to hold n more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OTHER_FILES + n if hard == resource.RLIM_INFINITY else min(_OTHER_FILES + n, hard)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _reader(path: pathlib.Path) -> array_record_module.ArrayRecordReader:
     try:
         return array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
     except _READ_ERRORS as error:
-        refuse_without_descriptors(path)
+        refuse_unreadable(path)
         raise _damaged(path, _first_line(error)) from None
 
 

@@ -377,20 +377,51 @@ def test_short_documents_that_are_not_packed_are_written_a_few_at_a_time(make_co
     assert max(blocks) <= 4096 // 512
 
 
-def test_a_process_without_file_descriptors_keeps_the_cache(make_config, monkeypatch):
-    """The library finds no rows then, and says nothing."""
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.EMFILE, r"raise the limit of open files \(ulimit -n\)"),
+        (errno.ESTALE, "start again once it can"),
+        (errno.EACCES, "start again once it can"),
+    ],
+)
+def test_a_cache_that_cannot_be_read_for_now_is_kept(make_config, monkeypatch, number, way_out):
+    """Without descriptors the library finds no rows, and says nothing."""
     config = make_config()
     data.prepare(config, TEXTS)
     before = sorted(p.name for p in config.cache_folder.rglob("*"))
 
     def refuse(self, *args, **options):
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, os.strerror(number))
 
     reader = types.SimpleNamespace(num_records=lambda: 0)
     monkeypatch.setattr(shards, "_reader", lambda path: reader)
     monkeypatch.setattr(pathlib.Path, "open", refuse)
-    with pytest.raises(
-        ValueError, match=r"cannot be read \(Too many open files\); raise the limit"
-    ):
+    with pytest.raises(ValueError, match=rf"cannot be read \({os.strerror(number)}\); {way_out}"):
         data.prepare(config, TEXTS)
     assert sorted(p.name for p in config.cache_folder.rglob("*")) == before
+
+
+def test_a_long_document_stays_whole_for_a_tokenizer_that_must_see_it(make_config, monkeypatch):
+    tokenizer = data.prepare(make_config(tokenizer="hf"), TEXTS).tokenizer
+    tokenizer._most_characters = None
+    lengths = []
+    encode = type(tokenizer)._encode_plain
+
+    def spy(self, texts):
+        lengths.extend(map(len, texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(type(tokenizer), "_encode_plain", spy)
+    monkeypatch.setattr(preparation, "_ENCODED_CHARACTERS", 64)
+    data.prepare(make_config(), ["a few words " * 40], tokenizer=tokenizer)
+    assert max(lengths) == 480  # the others are single words, whose bytes are asked for
+
+
+def test_more_files_may_be_open_than_the_process_began_with(monkeypatch):
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(shards.resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(shards.resource, "setrlimit", lambda _, both: limits.append(both))
+    for n in (0, 1500, 100_000):
+        shards._may_open(n)
+    assert limits == [(1024, 4096), (2524, 4096), (4096, 4096)]
