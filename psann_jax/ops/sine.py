@@ -166,7 +166,8 @@ def _rows_of_block(features: int) -> int:
 def _over_blocks(gradients, rows, block: int):
     """`gradients` of [N, F], block by block; dz takes the place of g, to spare a buffer."""
     z, g = rows
-    zero = jnp.zeros(z.shape[-1], jnp.promote_types(z.dtype, jnp.float32))
+    sums = jax.eval_shape(gradients, z[:block], g[:block])[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
 
     def body(i, total):
         out, sums = total
@@ -175,4 +176,4 @@ def _over_blocks(gradients, rows, block: int):
         out = jax.lax.dynamic_update_slice_in_dim(out, dz, i * block, 0)
         return out, jax.tree.map(jnp.add, sums, more)
 
-    return jax.lax.fori_loop(0, len(z) // block, body, (g, (zero,) * 3))
+    return jax.lax.fori_loop(0, len(z) // block, body, (g, zeros))

@@ -145,6 +145,17 @@ def test_relu_envelope_damps_positive_inputs_only():
     np.testing.assert_allclose(y[1, 0], np.exp(-2.0) * np.sin(2.0), rtol=1e-6)
 
 
+def test_parameters_of_float64_get_gradients_of_float64():
+    with jax.enable_x64(True):
+        z, g, params = _random(64, 6)
+        wide = [p.astype(np.float64) for p in params]
+        dz, *ours = jax.vjp(ops.sine, z, *wide)[1](g)
+        expected = jax.vjp(ops.reference, z, *wide)[1](g)
+    assert [a.dtype for a in (dz, *ours)] == ["float32", *["float64"] * 3]
+    for a, b in zip((dz, *ours), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_sine_keeps_the_dtype_of_its_input():
     z, _, params = _random(4, 3, "bfloat16")
     assert ops.sine(z, *params).dtype == jnp.bfloat16
