@@ -70,7 +70,7 @@ class LM(nnx.Module):
 
         Args:
           tokens: [B, T] int32.
-          seq: where the tokens stand; None: one document a row, that goes on from `states`.
+          seq: where the tokens stand; None: of each row the last document in `states` goes on.
           states: None in training; else what `init_state` or the last call returned. The
             caller keeps the number of tokens within the state's max_len.
 

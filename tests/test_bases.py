@@ -184,6 +184,16 @@ def test_packed_documents_equal_each_alone(variant):
         start += n
 
 
+def test_the_last_of_several_documents_in_a_prefill_goes_on(variant):
+    _, model = _made(variant)
+    tokens, (_, seq) = _tokens(shape=(1, T)), _packed()
+    read = Seq(seq.positions[:, :8], seq.segments[:, :8])
+    _, state = _extend(model, tokens[:, :8], read, model.init_state(1, 9))
+    logits, _ = _extend(model, tokens[:, 8:9], None, state)
+    expected = _logits(model, tokens, seq)[:, 8:9]
+    np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
+
+
 @pytest.mark.parametrize("variant", PLAIN)
 def test_packed_documents_have_no_gradient_into_each_other(variant):
     _, model = _made(variant, tie_embeddings=False)  # a head that reads the table moves it too

@@ -88,7 +88,10 @@ class Attention(nnx.Module):
     def _cached(self, q, k, v, seq: Seq, cache: KVCache):
         place = q.shape[:2]  # [B, T]
         positions = jnp.broadcast_to(seq.positions, place)
-        segments = jnp.ones(place, jnp.int32) if seq.segments is None else seq.segments
+        segments = seq.segments
+        if segments is None:  # the last document goes on
+            last = jnp.max(cache.segments, axis=1, keepdims=True, initial=1)
+            segments = jnp.broadcast_to(last, place)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, H, T, K]
         cache = cache.extended(k, v, positions, segments)
         where = positions, cache.positions
