@@ -70,7 +70,8 @@ class LM(nnx.Module):
 
         Args:
           tokens: [B, T] int32.
-          seq: where the tokens stand; None: of each row the last document in `states` goes on.
+          seq: where the tokens stand; None: one document a row, which goes on from the last one
+            in `states`.
           states: None in training; else what `init_state` or the last call returned. The
             caller keeps the number of tokens within the state's max_len.
 

@@ -129,9 +129,11 @@ def _forms(model, scanned, tokens, changed, packed):
     first, state = model(tokens[:, :4], None, model.init_state(tokens.shape[0], T))
     second, state = model(tokens[:, 4:5], None, state)
     third, _ = model(tokens[:, 5:], None, state)
+    # One code for both, which may be told from each other to the bit.
+    full, after = jax.lax.map(lambda row: model(row)[0], jnp.stack([tokens, changed]))
     return {
-        "full": model(tokens)[0],
-        "changed": model(changed)[0],
+        "full": full,
+        "changed": after,
         "scanned": scanned(tokens)[0],
         "decoded": jnp.concatenate([first, second, third], axis=1),
         "packed": model(tokens, packed)[0],
