@@ -18,7 +18,7 @@ FORMAT = 3
 TOKENIZER_FILE = "tokenizer"
 _META_FILE = "meta.json"
 _STALE_SECONDS = 24 * 3600
-# Of a read: the file is not there, or is no file, or is empty. What else fails may pass.
+# Of a read: the file is not there, is none, or is empty. Whatever else fails may pass.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 # What `building` and `discard` name; the folder may hold anything else.
 _OURS = re.compile(r"\.[0-9a-f]{32}\.(\d+|damaged)\.[0-9a-f]{8}")
@@ -78,10 +78,9 @@ class Unreadable(ValueError):
 
 
 def refuse_unreadable(path: pathlib.Path) -> None:
-    """Tells a file that cannot be read now from one that is damaged, which stays unsaid here.
+    """Raises Unreadable for a file whose ends cannot be read now; a damaged one passes.
 
-    Raises:
-      Unreadable: the limit of open files is reached, the disk or the network fails, a right lacks.
+    For errors of a library, which do not tell the one from the other.
     """
     try:
         with path.open("rb") as file, path.open("rb"):
@@ -89,20 +88,29 @@ def refuse_unreadable(path: pathlib.Path) -> None:
             file.seek(-1, os.SEEK_END)
             file.read(1)
     except OSError as error:
-        if error.errno in _DAMAGE:
-            return
-        way_out = "start again once it can"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            way_out = "raise the limit of open files (ulimit -n)"
-        raise Unreadable(
-            f"data.cache_dir: {str(path)!r} cannot be read ({error.strerror}); {way_out}"
-        ) from None
+        _refuse_passing(error, path)
+
+
+def _refuse_passing(error: OSError, path: pathlib.Path) -> None:
+    """Raises Unreadable unless the error says that a file is not there, or is none."""
+    if error.errno in _DAMAGE:
+        return
+    way_out = "start again once the disk or the network is back"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        way_out = "raise the limit of open files (ulimit -n)"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        way_out = "let this user read it, or set data.cache_dir to another folder"
+    name = str(error.filename or path)
+    raise Unreadable(
+        f"data.cache_dir: {name!r} cannot be read ({error.strerror}); {way_out}"
+    ) from None
 
 
 def read_meta(folder: pathlib.Path) -> CorpusMeta:
     """What `write_meta` recorded.
 
     Raises:
+      Unreadable: a file cannot be read for now.
       ValueError: a file is missing, of another size, or the record itself was changed.
     """
     try:
@@ -114,8 +122,8 @@ def read_meta(folder: pathlib.Path) -> CorpusMeta:
             if (folder / name).stat().st_size != size:
                 raise ValueError(f"{name} is not of {size} bytes")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        for name in (_META_FILE, TOKENIZER_FILE):
-            refuse_unreadable(folder / name)
+        if isinstance(error, OSError):
+            _refuse_passing(error, folder)
         raise ValueError(f"data.cache_dir: {str(folder)!r} is damaged ({error})") from None
     return _meta(fields["meta"])
 

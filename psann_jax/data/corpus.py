@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import logging
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -130,7 +131,7 @@ def _inputs(config: DataConfig, source: Source, given: Tokenizer | None) -> dict
 
 def _opened(folder: pathlib.Path) -> Corpus | None:
     """The corpus in the folder; None, and no folder, if it was absent or damaged."""
-    if not folder.exists():
+    if not os.path.exists(folder):  # noqa: PTH110 (pathlib raises where a right is missing)
         return None
     try:
         return _open(folder)

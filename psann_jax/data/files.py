@@ -166,7 +166,7 @@ def _walk(root: pathlib.Path, skipped: tuple[str, ...] = ()) -> Iterator[pathlib
 
 def _is_read_once(path: pathlib.Path) -> bool:
     """Whether what is there is no file, but a pipe, a socket or a device."""
-    return path.exists() and not path.is_file()
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -24,7 +24,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _SHARD_BYTES = 256 << 20
 _ROWS_AT_ONCE = 512
-_OTHER_FILES = 1024  # that the process may have open beside the shards of a split
+_FEW_FILES, _MANY_FILES = 128, 2**16  # shards that need no more than is usual; the limit for more
 _READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)
 
 
@@ -120,7 +120,8 @@ class Rows:
         self._readers = [_reader(path) for path in paths]
         found = sum(reader.num_records() for reader in self._readers)
         if found != n_rows:
-            refuse_unreadable(self._paths[0])  # the library would find no rows
+            for path in self._paths:  # in what it cannot read the library finds no rows
+                refuse_unreadable(path)
             raise _damaged(self._paths[0], f"{found} rows in place of {n_rows}")
 
     def __len__(self) -> int:
@@ -180,10 +181,12 @@ def rows_per_shard(dtype: np.dtype) -> int:
 
 
 def _may_open(n: int) -> None:
-    """Raises this process's limit of open files, which is often 1,024, to hold n more."""
+    """Raises this process's limit of open files, often 1,024, if n shards could come near it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OTHER_FILES + n if hard == resource.RLIM_INFINITY else min(_OTHER_FILES + n, hard)
-    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
+    if n < _FEW_FILES or soft == resource.RLIM_INFINITY:
+        return
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(_MANY_FILES, hard)
+    if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

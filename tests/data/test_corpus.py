@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -377,29 +378,56 @@ def test_short_documents_that_are_not_packed_are_written_a_few_at_a_time(make_co
     assert max(blocks) <= 4096 // 512
 
 
+@pytest.mark.parametrize("file", ["meta.json", "tokenizer", "train-00001.arrayrecord"])
 @pytest.mark.parametrize(
     ("number", "way_out"),
     [
         (errno.EMFILE, r"raise the limit of open files \(ulimit -n\)"),
-        (errno.ESTALE, "start again once it can"),
-        (errno.EACCES, "start again once it can"),
+        (errno.ESTALE, "start again once the disk"),
+        (errno.EACCES, "let this user read it"),
     ],
 )
-def test_a_cache_that_cannot_be_read_for_now_is_kept(make_config, monkeypatch, number, way_out):
-    """Without descriptors the library finds no rows, and says nothing."""
+def test_a_cache_that_cannot_be_read_for_now_is_kept(
+    make_config, monkeypatch, file, number, way_out
+):
+    """In a shard that it cannot read the library finds no rows, and says nothing."""
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 2048)
     config = make_config()
     data.prepare(config, TEXTS)
     before = sorted(p.name for p in config.cache_folder.rglob("*"))
+    assert file in before
+    reader, opened = shards._reader, pathlib.Path.open
 
-    def refuse(self, *args, **options):
-        raise OSError(number, os.strerror(number))
+    def refuse(self, *arguments, **options):
+        if self.name == file:
+            raise OSError(number, os.strerror(number), str(self))
+        return opened(self, *arguments, **options)
 
-    reader = types.SimpleNamespace(num_records=lambda: 0)
-    monkeypatch.setattr(shards, "_reader", lambda path: reader)
+    empty = types.SimpleNamespace(num_records=lambda: 0)
+    monkeypatch.setattr(shards, "_reader", lambda p: empty if p.name == file else reader(p))
     monkeypatch.setattr(pathlib.Path, "open", refuse)
-    with pytest.raises(ValueError, match=rf"cannot be read \({os.strerror(number)}\); {way_out}"):
+    said = rf"{file}' cannot be read \({os.strerror(number)}\); {way_out}"
+    with pytest.raises(ValueError, match=said):
         data.prepare(config, TEXTS)
     assert sorted(p.name for p in config.cache_folder.rglob("*")) == before
+
+
+def test_a_shard_that_cannot_be_found_out_about_for_now_is_kept(make_config, monkeypatch):
+    config = make_config()
+    data.prepare(config, TEXTS)
+    (shard,) = config.cache_folder.rglob("train-*")
+    stat = pathlib.Path.stat
+
+    def stale(self, **options):
+        if self.name == shard.name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+        return stat(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "stat", stale)
+        with pytest.raises(ValueError, match="cannot be read"):
+            data.prepare(config, TEXTS)
+    assert shard.exists()
 
 
 def test_a_long_document_stays_whole_for_a_tokenizer_that_must_see_it(make_config, monkeypatch):
@@ -418,10 +446,19 @@ def test_a_long_document_stays_whole_for_a_tokenizer_that_must_see_it(make_confi
     assert max(lengths) == 480  # the others are single words, whose bytes are asked for
 
 
-def test_more_files_may_be_open_than_the_process_began_with(monkeypatch):
-    limits = [(1024, 4096)]
-    monkeypatch.setattr(shards.resource, "getrlimit", lambda _: limits[-1])
-    monkeypatch.setattr(shards.resource, "setrlimit", lambda _, both: limits.append(both))
-    for n in (0, 1500, 100_000):
-        shards._may_open(n)
-    assert limits == [(1024, 4096), (2524, 4096), (4096, 4096)]
+@pytest.mark.parametrize(
+    ("n", "soft", "hard", "expected"),
+    [
+        (100, 1024, 2**20, 1024),
+        (1500, 1024, 2**20, 2**16),
+        (1500, 1024, 4096, 4096),
+        (1500, 2**18, 2**20, 2**18),
+        (1500, 1024, resource.RLIM_INFINITY, 2**16),
+    ],
+)
+def test_more_files_may_be_open_than_is_usual(monkeypatch, n, soft, hard, expected):
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    shards._may_open(n)
+    assert limits[-1] == (expected, hard)
