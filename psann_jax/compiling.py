@@ -1,6 +1,7 @@
 """What the compiler is told beyond its defaults: options that were measured, by backend.
 
-Each gives way to the same flag in XLA_FLAGS; docs/performance.md has what they are worth.
+Each gives way to the same flag in the variable XLA_FLAGS; docs/performance.md has what they are
+worth.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` under the options of the backend, which is asked for here and now."""
+    """`jax.jit` under the options of the backend, which is asked for here and now.
+
+    Where there are options, JAX takes them for a whole program only: what this returns can be
+    neither traced by another jit, scan or grad, nor be part of one. Give those `function` itself.
+    """
     asked = os.environ.get("XLA_FLAGS", "")
     return jax.jit(function, compiler_options=known(jax.default_backend(), asked), **options)
 

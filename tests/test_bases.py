@@ -254,9 +254,9 @@ def _batch(rows, length):
 def _losses(name, mesh_shape):
     """Losses of three steps, with dropout and accumulation, on a mesh.
 
-    Of one layer, which compiles in half the time; ResPSANN has two, to be stacked.
+    Some bases have one layer, which compiles in half the time.
     """
-    sizes = SIZES | {"n_layers": 2 if name == "respsann" else 1}
+    sizes = SIZES | {"n_layers": 2 if name in ("respsann", "geosparse", "rwkv6") else 1}
     options = {"drop_path": 0.2} if "drop_path" in vars(bases.get(name)) else {}
     base = bases.get(name)(**sizes, dtype="float32", dropout=0.1, **options)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), 10)

@@ -11,6 +11,7 @@ import numpy as np
 from timing import summary, take_turns, timed
 
 from psann_jax import bases, sharding
+from psann_jax.compiling import jit
 from psann_jax.config import Config
 from psann_jax.data import DataConfig, batches, prepare
 from psann_jax.model import LM, parameter_count
@@ -54,7 +55,7 @@ class Setup:
         self.batch: Batch = next(self.rows)
         only = jax.tree.map(lambda a: a[0], self.batch)
         lowered = {
-            "forward": (jax.jit(eval_step), (self.state.model, only)),
+            "forward": (jit(eval_step), (self.state.model, only)),
             "train step": (jit_train_step(optimizer, where), (self.state, self.batch)),
         }
         self.compile_seconds, self.programs = {}, {}

@@ -12,6 +12,7 @@ from validation_scale import Result, Scale, drawn_once, one_device, verdict
 from validation_training import prepared
 
 from psann_jax.bases import Base
+from psann_jax.compiling import jit
 from psann_jax.run.dry_run import program_bytes
 from psann_jax.seq import Batch
 from psann_jax.train import step as train_steps
@@ -67,7 +68,7 @@ def _speeds(base: Base, batches: dict[int, Batch]) -> tuple[dict[int, Speeds], i
     mesh, model, runs = one_device(), drawn_once(base), {}
     with jax.set_mesh(mesh):
         state, step = prepared(base, model, mesh)
-        forward = jax.jit(train_steps.eval_step)
+        forward = jit(train_steps.eval_step)
 
         def train(batch: Batch) -> jax.Array:
             nonlocal state

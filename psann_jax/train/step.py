@@ -179,7 +179,10 @@ def carried_eval_step(
 def jit_train_step(
     optimizer: optax.GradientTransformation, where: TrainState, **options: Any
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`train_step` with its options compiled once: state donated, its sharding pinned."""
+    """`train_step` with its options compiled once: state donated, its sharding pinned.
+
+    A program of its own, as `compiling.jit` tells; within another one take `train_step`.
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if offloaded(where):
