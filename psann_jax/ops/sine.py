@@ -63,8 +63,8 @@ def reference(z, amplitude, frequency, damping, envelope: str = "abs") -> jax.Ar
 def sincos(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """sin x and cos x of float32 x in radians, sharing one range reduction.
 
-    Within 3e-7 of exact for |x| below 2^31. Beyond that neighbouring float32 numbers are many
-    periods apart, and x counts as 0. Infinities and NaN give NaN.
+    Within 2e-7 of exact for |x| up to 1e8, and 3e-7 below 2^31. Beyond that neighbouring float32
+    numbers are many periods apart, and x counts as 0. Infinities and NaN give NaN.
     """
     x = jnp.where(jnp.abs(x) < 2.0**31, x, x - x)
     r, quarter = _quarter_periods_off(x)

@@ -64,12 +64,14 @@ def test_inverse_softplus_is_finite_where_expm1_overflows():
     assert np.isfinite(inverse_softplus(0.0))
 
 
-@pytest.mark.parametrize("largest", [1e2, 2e4, 1e6, 1e8, 2e9])
-def test_sincos_is_as_exact_as_it_says(largest):
+@pytest.mark.parametrize(
+    ("largest", "within"), [(1e2, 2e-7), (2e4, 2e-7), (1e6, 2e-7), (1e8, 2e-7), (2e9, 3e-7)]
+)
+def test_sincos_is_as_exact_as_it_says(largest, within):
     x = np.random.default_rng(0).uniform(-largest, largest, 100_000).astype(np.float32)
     s, c = jax.jit(ops.sincos)(x)
-    assert np.abs(s - np.sin(x.astype(np.float64))).max() <= 3e-7
-    assert np.abs(c - np.cos(x.astype(np.float64))).max() <= 3e-7
+    assert np.abs(s - np.sin(x.astype(np.float64))).max() <= within
+    assert np.abs(c - np.cos(x.astype(np.float64))).max() <= within
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8))

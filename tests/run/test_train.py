@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 import shutil
 import signal
@@ -276,8 +277,11 @@ def _start(config, tmp_path):
         "from psann_jax.config import from_json\n"
         f"def get_config():\n    return from_json({_json(config)!r})\n"
     )
+    # As a user's, the child is compiled with every optimisation.
+    environment = {**os.environ, "XLA_FLAGS": ""}
     return subprocess.Popen(
         [sys.executable, "-m", "psann_jax.main", "--config", str(file)],
+        env=environment,
         stderr=subprocess.PIPE,
         text=True,
     )
